@@ -1,0 +1,422 @@
+"""Advantage actor-critic (A2C) for discrete actions.
+
+N parallel environments are played for T steps with the policy pi(a|s, theta). The critic V(s, w)
+judges the rollout, one gradient step moves pi towards the actions that did better than V expected,
+K gradient steps move V towards the returns; then the rollout is thrown away and the next begins.
+
+    delta_t  = r_t+1 + gamma V(s_t+1) - V(s_t)                 TD error; V = 0 in a terminal state
+    A_t      = delta_t + gamma lambda A_t+1                    GAE (Schulman et al. 2016, section 3)
+    L_actor  = -mean[A_t log pi(a_t|s_t)] - beta mean[H(pi)]   A3C (Mnih et al. 2016, section 4)
+    L_critic = mean[(A_t + V_old(s_t) - V(s_t))^2] + kappa |w - w_old|^2
+
+lambda = 0 is the one-step TD error, lambda = 1 the k-step return with its bootstrap. K is the inner
+loop of SLM-Lab's "Simple Actor Critic"; kappa acts from its second step on, where w has left w_old.
+Differences: the environments run in step, not in A3C's threads; advantages come from the critic
+*before* its K steps, as in Sutton and Barto's box; RMSprop is PyTorch's, with epsilon outside the
+root; practice drops the box's gamma^t, with which late steps would hardly be learned from.
+
+    python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
+                                     `evaluation: return 500.00 +- 0.00 over 10 episodes`
+    python a2c_discrete.py --help    lists the flags
+"""
+
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
+#   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
+# ///
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Args:
+    # Run
+    seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
+    total_timesteps: int = 500_000  # environment steps, counted over all environments
+    device: Literal["cpu", "cuda", "mps", "auto"] = (
+        "cpu"  # networks this small are fastest on a CPU
+    )
+    torch_threads: int = 1  # for networks this small, more threads are slower
+    log_dir: str = "runs"  # every run makes a new folder in it
+    eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
+    capture_video: bool = False  # film the evaluation
+    target_return: float | None = None  # stop once the last 100 episodes average this or more
+    checkpoint_interval: float = 60.0  # seconds between two checkpoints
+    resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
+    # Environment
+    env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
+    num_envs: int = 32  # N; the more, the less the batch depends on one episode
+    vectorization: Literal["auto", "sync", "async"] = (
+        "auto"  # auto: native if there is one, or sync
+    )
+    randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
+    # Algorithm
+    num_steps: int = 16  # T, steps of each environment between two updates
+    gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
+    gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
+    optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the A3C paper's
+    actor_lr: float = 2e-3  # learning rate of the actor, or of everything with --shared-body
+    critic_lr: float = 5e-3  # learning rate of the critic, which should be ahead of the actor
+    anneal_lr: bool = False  # lower both rates linearly, to 0 at total_timesteps
+    critic_updates: int = 1  # K, gradient steps of the critic for one of the actor
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
+    proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
+    vf_coef: float = 0.5  # weight of the critic's loss; decisive only with --shared-body
+    ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
+    norm_adv: bool = True  # scale advantages to deviation 1, so that actor_lr suits any reward
+    max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
+    hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
+    activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+    shared_body: bool = False  # one body with two heads, trained by the joint loss
+
+    def __post_init__(self) -> None:
+        bounds = {"gamma": (0, 1), "gae_lambda": (0, 1), "seed": (0, np.inf)}
+        bounds |= {"target_return": (-np.inf, np.inf)}
+        bounds |= {"num_steps": (2, np.inf)}  # of two steps, one at least is no reset
+        for name, value in asdict(self).items():
+            low, high = bounds.get(name, (type(value) is int, np.inf))  # counts start at 1
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not low <= number <= high:
+                    flag = "--" + name.replace("_", "-")
+                    raise ValueError(f"{flag} must lie in [{low:g}, {high:g}], got {value}")
+        if self.shared_body and self.critic_updates > 1:
+            raise ValueError("--shared-body has one joint loss and needs --critic-updates 1")
+
+
+# THE EQUATIONS
+def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: float):
+    """Generalised advantage estimation: A_t = sum over l of (gamma lambda)^l delta_t+l.
+
+    `terminated` removes the bootstrap, `done` (terminated or truncated) ends the lambda-trace: at a
+    time limit the episode is over, but the value of its last state has not become 0.
+    Arrays or tensors alike: rewards, terminated, done (T, N) and values (T+1, N) -> (T, N).
+    """
+    td_error = rewards + gamma * values[1:] * ~terminated - values[:-1]
+    decay = gamma * gae_lambda * ~done
+    advantages = td_error  # complete in the last row; every other adds the share of its successor
+    for t in reversed(range(len(rewards) - 1)):
+        advantages[t] += decay[t] * advantages[t + 1]
+    return advantages
+
+
+def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """Its gradient is -mean[A grad log pi(a|s)], the advantage being constant; (B,), (B,) -> ()."""
+    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would be (B, B)
+    return -(advantages.detach() * log_probs).mean()
+
+
+def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
+    """Mean squared or Huber distance to the returns, which are constant; (B,), (B,) -> ()."""
+    assert values.shape == returns.shape  # (B,) minus (B, 1) would be (B, B)
+    return (F.huber_loss if kind == "huber" else F.mse_loss)(values, returns.detach())
+
+
+# THE NETWORKS
+def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
+    """Linear layers with orthogonal weights, and an activation after each but the last."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+        nn.init.orthogonal_(layers[-2].weight, 2**0.5)
+        nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*layers[:-1])
+
+
+class Agent(nn.Module):
+    """Actor pi(a|s), a categorical distribution given by its logits, and critic V(s)."""
+
+    def __init__(self, obs_size: int, num_actions: int, args: Args) -> None:
+        super().__init__()
+        self.actor = mlp((obs_size, *args.hidden_sizes, num_actions), args.activation)
+        self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
+        nn.init.orthogonal_(self.actor[-1].weight, 0.01)  # at first, all actions are equally likely
+        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+        if args.shared_body:
+            self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
+
+    def value(self, obs: Tensor) -> Tensor:
+        """V(s): (..., obs_size) -> (...)."""
+        return self.critic(obs).squeeze(-1)
+
+    @torch.inference_mode()
+    def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
+        """Actions drawn from pi, or the likeliest: (..., obs_size) -> (...)."""
+        logits = self.actor(obs)
+        if not greedy:  # the argmax of logits with Gumbel noise is a draw from their softmax
+            logits -= torch.empty_like(logits).exponential_().log()
+        return logits.argmax(-1)
+
+    def log_prob_and_entropy(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi(a|s) and H(pi(.|s)): (B, obs_size), (B,) -> (B,), (B,)."""
+        log_pi = self.actor(obs).log_softmax(-1)
+        entropy = -(log_pi.exp() * log_pi).sum(-1)
+        return log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
+
+
+# THE ENVIRONMENTS
+class InputError(ValueError):
+    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+
+
+class DomainRandomization(gym.Wrapper):
+    """LunarLander with new physics at every reset, Gaussian around the defaults; wind by a coin."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        if seed is not None:
+            self.env.reset(seed=seed)  # seeds np_random, from which the physics is drawn
+        lander, normal = self.env.unwrapped, self.np_random.normal
+        lander.gravity = float(np.clip(normal(-10.0, 2.0), -11.99, -0.01))
+        lander.enable_wind = bool(self.np_random.integers(2))
+        lander.wind_power = float(np.clip(normal(15.0, 2.0), 0.01, 19.99))
+        lander.turbulence_power = float(np.clip(normal(1.5, 1.0), 0.01, 1.99))
+        return self.env.reset(options=options)
+
+
+def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
+    """N environments to train in and one to evaluate in, observations flattened."""
+    mode = None if args.vectorization == "auto" else args.vectorization
+    wrappers = [DomainRandomization] if args.randomize_domain else []
+    try:
+        env = gym.make(args.env_id, render_mode="rgb_array" if args.capture_video else None)
+        envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
+    except (gym.error.Error, ImportError) as error:
+        raise InputError(f"--env-id {args.env_id}: {error}") from error
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        hint = "; use a2c_continuous.py" if isinstance(env.action_space, gym.spaces.Box) else ""
+        raise InputError(f"--env-id {args.env_id}: {env.action_space} is not Discrete{hint}")
+    if len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
+    if args.randomize_domain and not hasattr(env.unwrapped, "turbulence_power"):
+        raise InputError(f"--randomize-domain: for LunarLander-v3, not for {args.env_id}")
+    if args.capture_video and "rgb_array" not in env.metadata["render_modes"]:
+        raise InputError(f"--capture-video: {args.env_id} draws no pictures")
+    if envs.metadata["autoreset_mode"] != gym.vector.AutoresetMode.NEXT_STEP:
+        raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
+    if not isinstance(env.observation_space, gym.spaces.Box):
+        envs = gym.wrappers.vector.FlattenObservation(envs)
+    return envs, gym.wrappers.FlattenObservation(env)
+
+
+# EVALUATE, SAVE, LOAD
+def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
+    """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    returns, device = [0.0] * num_episodes, next(agent.parameters()).device
+    for episode in range(num_episodes):
+        obs, _ = env.reset(seed=episode)
+        done = False
+        while not done:
+            obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+            action = env.action_space.start + agent.act(obs, greedy=True).item()
+            obs, reward, terminated, truncated, _ = env.step(action)
+            returns[episode] += float(reward)
+            done = terminated or truncated
+    return returns
+
+
+def load(path: str, **expected) -> dict:
+    """Read a checkpoint of this script whose args are as expected."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["args"] | {"script": state["script"]}
+    except Exception as error:  # which one depends on what the foreign file holds
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
+        raise InputError(f"--resume {path}: {reason}") from error
+    for name, value in {"script": Path(__file__).stem, **expected}.items():
+        if found[name] != value:
+            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    return state
+
+
+def solved(episodes: list[tuple[int, float, int]], target: float | None) -> bool:
+    """Whether the last 100 episodes return the target or more on average."""
+    recent = [episode_return for _, episode_return, _ in episodes[-100:]]
+    return target is not None and len(recent) == 100 and np.mean(recent) >= target
+
+
+def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
+    """Train, save, evaluate. Returns the agent and its episodes: (global step, return, length)."""
+    torch.set_num_threads(args.torch_threads)
+    torch.manual_seed(args.seed)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if args.device not in ("auto", "cpu", device.type):
+        raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
+    device = device if args.device == "auto" else torch.device(args.device)
+    envs, eval_env = make_envs(args)
+    obs_size, first_action = eval_env.observation_space.shape[0], eval_env.action_space.start
+    agent = Agent(obs_size, int(eval_env.action_space.n), args).to(device)
+    networks = [agent] if args.shared_body else [agent.actor, agent.critic]
+    groups = [{"params": list(network.parameters())} for network in networks]
+    if args.optimizer == "adam":
+        optimizer = torch.optim.Adam(groups, eps=1e-5, fused=True)
+    else:
+        optimizer = torch.optim.RMSprop(groups, eps=1e-5, foreach=True)
+    global_step, episodes = 0, []
+    if args.resume:
+        same = ("env_id", "hidden_sizes", "activation", "shared_body", "optimizer")
+        state = load(args.resume, **{name: getattr(args, name) for name in same})
+        agent.load_state_dict(state["agent"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        global_step, episodes = state["global_step"], state["episodes"]
+    env_id, script = args.env_id.replace("/", "_").replace(":", "_"), Path(__file__).stem
+    folder = Path(args.log_dir, f"{env_id}__{script}__{args.seed}__{int(time.time())}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
+    writer = SummaryWriter(folder)
+    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
+    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
+    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
+    if args.capture_video:
+        eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
+
+    def save_checkpoint() -> None:
+        state = {"script": script, "args": asdict(args), "global_step": global_step}
+        state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
+        torch.save(state, folder / "checkpoint.tmp")
+        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
+
+    # A rollout. Row t is the transition that leaves s_t, and obs[t + 1] is its successor, the true
+    # one also where an episode ends. The step after an end goes into the reset: it is no
+    # transition, its row is not `live`, and it is neither counted nor learned from.
+    T, N = args.num_steps, args.num_envs
+    obs = np.zeros((T + 1, N, obs_size), np.float32)
+    actions, rewards = np.zeros((T, N), np.int64), np.zeros((T, N), np.float32)
+    terminated, done, live = np.zeros((3, T, N), bool)
+    episode_return, episode_length = np.zeros(N), np.zeros(N, int)
+    # Neighbouring seeds share no episodes, and a resumed run does not repeat its first ones.
+    seed = np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0]
+    obs[T], _ = envs.reset(seed=int(seed))
+
+    start_time = save_time = time.time()
+    start_step = log_step = global_step
+    num_logged = len(episodes)
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
+    try:
+        while global_step < args.total_timesteps and not solved(episodes, args.target_return):
+            # COLLECT T steps of N environments.
+            obs[0] = obs[T]
+            for t in range(T):
+                actions[t] = agent.act(torch.from_numpy(obs[t]).to(device)).cpu()
+                step = envs.step(actions[t] + first_action)
+                obs[t + 1], rewards[t], terminated[t], truncated, _ = step
+                live[t] = ~done[t - 1]  # for t = 0, the last row of the rollout before
+                done[t] = terminated[t] | truncated
+                global_step += np.count_nonzero(live[t])
+                episode_return += rewards[t]
+                episode_length += live[t]
+                for i in np.flatnonzero(done[t]):
+                    episodes.append((global_step, float(episode_return[i]), int(episode_length[i])))
+                    episode_return[i] = episode_length[i] = 0
+
+            # LEARN from the B live transitions: K steps for the critic, one for the actor.
+            values = agent.value(torch.from_numpy(obs).to(device))  # (T+1, N)
+            old_values = values.detach().cpu().numpy()
+            gae = compute_gae(rewards, old_values, terminated, done, args.gamma, args.gae_lambda)
+            batch = (obs[:-1], actions, gae, gae + old_values[:-1])
+            batch = (torch.from_numpy(array[live]).to(device) for array in batch)
+            batch_obs, batch_actions, advantages, returns = batch
+            values = values[:-1][torch.from_numpy(live)]
+            if args.norm_adv:  # by the population's deviation: a batch of one gives 0, not NaN
+                advantages = (advantages - advantages.mean()) / (
+                    advantages.std(correction=0) + 1e-8
+                )
+            remaining = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
+            for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+                group["lr"] = rate * max(remaining, 0)
+            critic_weights = list(agent.critic.parameters())
+            old_weights = [w.detach().clone() for w in critic_weights]
+            explained_variance = 1 - (returns - values.detach()).var() / returns.var()
+            for k in reversed(range(args.critic_updates)):
+                critic_loss = value_loss(values, returns, args.critic_loss)
+                loss = args.vf_coef * critic_loss
+                if args.proximal_coef:
+                    drift = sum(
+                        (w - old).pow(2).sum() for w, old in zip(critic_weights, old_weights)
+                    )
+                    loss = loss + args.proximal_coef * drift
+                if k == 0:  # the last of the K steps is the actor's, too
+                    log_probs, entropy = agent.log_prob_and_entropy(batch_obs, batch_actions)
+                    actor_loss = policy_gradient_loss(log_probs, advantages)
+                    loss = loss + actor_loss - args.ent_coef * entropy.mean()
+                optimizer.zero_grad()  # to None: the optimizer leaves weights without gradient alone
+                loss.backward()
+                clip = nn.utils.clip_grad_norm_
+                norms = [
+                    clip(group["params"], args.max_grad_norm) for group in optimizer.param_groups
+                ]
+                if not all(norm.isfinite() for norm in norms):
+                    where = f"between steps {global_step - live.sum()} and {global_step}"
+                    raise FloatingPointError(
+                        f"a reward, observation or gradient is not finite {where}"
+                    )
+                optimizer.step()
+                values = agent.value(batch_obs) if k else None
+
+            # REPORT
+            bar.update(global_step - bar.n)
+            if global_step >= log_step:
+                log_step += args.total_timesteps / 200
+                scalars = {"charts/SPS": (global_step - start_step) / (time.time() - start_time)}
+                scalars |= {"losses/policy_loss": actor_loss, "losses/value_loss": critic_loss}
+                scalars |= {"losses/entropy": entropy.mean(), "losses/grad_norm": norms[0]}
+                scalars |= {"losses/explained_variance": explained_variance}
+                if len(episodes) > num_logged:
+                    _, mean_return, mean_length = np.mean(episodes[num_logged:], axis=0)
+                    scalars |= {"charts/episodic_return": mean_return}
+                    scalars |= {"charts/episodic_length": mean_length}
+                    num_logged = len(episodes)
+                    recent = np.mean([episode_return for _, episode_return, _ in episodes[-100:]])
+                    bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+                for tag, value in scalars.items():
+                    writer.add_scalar(tag, value, global_step)
+            if time.time() - save_time >= args.checkpoint_interval:
+                save_checkpoint()
+                save_time = time.time()
+    except KeyboardInterrupt:
+        save_checkpoint()
+        print(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
+        raise
+    finally:
+        bar.close()
+        envs.close()
+    if solved(episodes, args.target_return):
+        seconds = f"{time.time() - start_time:.2f} s"
+        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
+    save_checkpoint()
+    returns = evaluate(agent, eval_env, args.eval_episodes)
+    eval_env.close()
+    writer.close()
+    over = f"over {len(returns)} episodes"
+    print(f"evaluation: return {np.mean(returns):.2f} +- {np.std(returns):.2f} {over}")
+    return agent, episodes
+
+
+if __name__ == "__main__":
+    try:
+        args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
+        if args.resume:  # once more, now with the checkpoint's flags for those not given
+            args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        train(args)
+    except (InputError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
