@@ -41,15 +41,15 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+SCRIPT = Path(__file__).stem
+
 
 @dataclass(frozen=True)
 class Args:
     # Run
     seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
     total_timesteps: int = 500_000  # environment steps, counted over all environments
-    device: Literal["cpu", "cuda", "mps", "auto"] = (
-        "cpu"  # networks this small are fastest on a CPU
-    )
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # the fastest for networks this small
     torch_threads: int = 1  # for networks this small, more threads are slower
     log_dir: str = "runs"  # every run makes a new folder in it
     eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
@@ -60,9 +60,7 @@ class Args:
     # Environment
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     num_envs: int = 32  # N; the more, the less the batch depends on one episode
-    vectorization: Literal["auto", "sync", "async"] = (
-        "auto"  # auto: native if there is one, or sync
-    )
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # native where there is one, or sync
     randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
     # Algorithm
     num_steps: int = 16  # T, steps of each environment between two updates
@@ -88,8 +86,8 @@ class Args:
         bounds |= {"target_return": (-np.inf, np.inf)}
         bounds |= {"num_steps": (2, np.inf)}  # of two steps, one at least is no reset
         for name, value in asdict(self).items():
-            low, high = bounds.get(name, (type(value) is int, np.inf))  # counts start at 1
             for number in value if isinstance(value, tuple) else (value,):
+                low, high = bounds.get(name, (type(number) is int, np.inf))  # counts start at 1
                 if isinstance(number, int | float) and not low <= number <= high:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{low:g}, {high:g}], got {value}")
@@ -123,6 +121,11 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
     """Mean squared or Huber distance to the returns, which are constant; (B,), (B,) -> ()."""
     assert values.shape == returns.shape  # (B,) minus (B, 1) would be (B, B)
     return (F.huber_loss if kind == "huber" else F.mse_loss)(values, returns.detach())
+
+
+def proximal_term(weights: list[Tensor], old_weights: list[Tensor]) -> Tensor:
+    """|w - w_old|^2, which keeps the critic near to what it was before its K steps."""
+    return sum((w - old).pow(2).sum() for w, old in zip(weights, old_weights))
 
 
 # THE NETWORKS
@@ -167,6 +170,15 @@ class Agent(nn.Module):
         return log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
 
 
+def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
+    """A group of weights for each network, or a single one if they share a body."""
+    networks = [agent] if args.shared_body else [agent.actor, agent.critic]
+    groups = [{"params": list(network.parameters())} for network in networks]
+    if args.optimizer == "adam":
+        return torch.optim.Adam(groups, eps=1e-5, fused=True)
+    return torch.optim.RMSprop(groups, eps=1e-5, foreach=True)
+
+
 # THE ENVIRONMENTS
 class InputError(ValueError):
     """What the user can mend: one line on stderr and exit status 2, no traceback."""
@@ -188,11 +200,8 @@ class DomainRandomization(gym.Wrapper):
 
 def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     """N environments to train in and one to evaluate in, observations flattened."""
-    mode = None if args.vectorization == "auto" else args.vectorization
-    wrappers = [DomainRandomization] if args.randomize_domain else []
     try:
-        env = gym.make(args.env_id, render_mode="rgb_array" if args.capture_video else None)
-        envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
+        env = gym.make(args.env_id)
     except (gym.error.Error, ImportError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     if not isinstance(env.action_space, gym.spaces.Discrete):
@@ -202,8 +211,13 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
     if args.randomize_domain and not hasattr(env.unwrapped, "turbulence_power"):
         raise InputError(f"--randomize-domain: for LunarLander-v3, not for {args.env_id}")
-    if args.capture_video and "rgb_array" not in env.metadata["render_modes"]:
-        raise InputError(f"--capture-video: {args.env_id} draws no pictures")
+    if args.capture_video:
+        if "rgb_array" not in env.metadata["render_modes"]:
+            raise InputError(f"--capture-video: {args.env_id} draws no pictures")
+        env = gym.make(args.env_id, render_mode="rgb_array")
+    mode = None if args.vectorization == "auto" else args.vectorization
+    wrappers = [DomainRandomization] if args.randomize_domain else []
+    envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
     if envs.metadata["autoreset_mode"] != gym.vector.AutoresetMode.NEXT_STEP:
         raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
     if not isinstance(env.observation_space, gym.spaces.Box):
@@ -235,16 +249,73 @@ def load(path: str, **expected) -> dict:
     except Exception as error:  # which one depends on what the foreign file holds
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    for name, value in {"script": Path(__file__).stem, **expected}.items():
+    for name, value in {"script": SCRIPT, **expected}.items():
         if found[name] != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
     return state
 
 
-def solved(episodes: list[tuple[int, float, int]], target: float | None) -> bool:
-    """Whether the last 100 episodes return the target or more on average."""
+def start_run(args: Args) -> tuple[Path, SummaryWriter]:
+    """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
+    env_id = args.env_id.replace("/", "_").replace(":", "_")
+    folder = Path(args.log_dir, f"{env_id}__{SCRIPT}__{args.seed}__{int(time.time())}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
+    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
+    writer = SummaryWriter(folder)
+    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
+    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
+    return folder, writer
+
+
+def recent_return(episodes: list[tuple[int, float, int]]) -> float:
+    """Mean return of the last 100 episodes; minus infinity until there are so many."""
     recent = [episode_return for _, episode_return, _ in episodes[-100:]]
-    return target is not None and len(recent) == 100 and np.mean(recent) >= target
+    return float(np.mean(recent)) if len(recent) == 100 else -np.inf
+
+
+# LEARN
+def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args: Args) -> dict:
+    """K steps for the critic, the last of them also the actor's; returns what to log of it.
+
+    The rollout: obs (T+1, N, obs_size), then actions, rewards, terminated, done and live (T, N).
+    """
+    obs, actions, rewards, terminated, done, live = rollout
+    device = next(agent.parameters()).device
+    obs, mask = torch.from_numpy(obs).to(device), torch.from_numpy(live).to(device)
+    batch_obs, batch_actions = obs[:-1][mask], torch.from_numpy(actions[live]).to(device)
+    weights = list(agent.critic.parameters())
+    old_weights = [w.detach().clone() for w in weights]
+    for k in range(1, args.critic_updates + 1):
+        values = agent.value(obs)  # (T+1, N)
+        v = values.detach().cpu().numpy()
+        advantages = compute_gae(rewards, v, terminated, done, args.gamma, args.gae_lambda)
+        advantages = torch.from_numpy(advantages).to(device)[mask]  # (T, N) -> (B,), resets gone
+        values = values[:-1][mask]
+        returns = advantages + values.detach()
+        critic_loss = value_loss(values, returns, args.critic_loss)
+        loss = args.vf_coef * critic_loss
+        if args.proximal_coef:
+            loss = loss + args.proximal_coef * proximal_term(weights, old_weights)
+        if k == args.critic_updates:
+            if args.norm_adv:  # by the population's deviation: a batch of one gives 0, not NaN
+                deviation = advantages.std(correction=0) + 1e-8
+                advantages = (advantages - advantages.mean()) / deviation
+            log_probs, entropies = agent.log_prob_and_entropy(batch_obs, batch_actions)
+            actor_loss, entropy = policy_gradient_loss(log_probs, advantages), entropies.mean()
+            loss = loss + actor_loss - args.ent_coef * entropy
+        optimizer.zero_grad()  # to None: before the last step the optimizer passes the actor by
+        loss.backward()
+        groups = [group["params"] for group in optimizer.param_groups]
+        norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
+        if not all(norm.isfinite() for norm in norms):
+            raise FloatingPointError("a reward, an observation or a gradient is NaN or infinite")
+        optimizer.step()
+    losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
+    explained_variance = 1 - (returns - values).var() / returns.var()
+    return losses | {"grad_norm": norms[0], "explained_variance": explained_variance}
 
 
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
@@ -256,14 +327,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
     device = device if args.device == "auto" else torch.device(args.device)
     envs, eval_env = make_envs(args)
-    obs_size, first_action = eval_env.observation_space.shape[0], eval_env.action_space.start
+    obs_size = eval_env.observation_space.shape[0]
     agent = Agent(obs_size, int(eval_env.action_space.n), args).to(device)
-    networks = [agent] if args.shared_body else [agent.actor, agent.critic]
-    groups = [{"params": list(network.parameters())} for network in networks]
-    if args.optimizer == "adam":
-        optimizer = torch.optim.Adam(groups, eps=1e-5, fused=True)
-    else:
-        optimizer = torch.optim.RMSprop(groups, eps=1e-5, foreach=True)
+    optimizer = make_optimizer(agent, args)
     global_step, episodes = 0, []
     if args.resume:
         same = ("env_id", "hidden_sizes", "activation", "shared_body", "optimizer")
@@ -272,21 +338,12 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
-    env_id, script = args.env_id.replace("/", "_").replace(":", "_"), Path(__file__).stem
-    folder = Path(args.log_dir, f"{env_id}__{script}__{args.seed}__{int(time.time())}")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
-    writer = SummaryWriter(folder)
-    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
-    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
+    folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
 
-    def save_checkpoint() -> None:
-        state = {"script": script, "args": asdict(args), "global_step": global_step}
+    def save() -> None:
+        state = {"script": SCRIPT, "args": asdict(args), "global_step": global_step}
         state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
         torch.save(state, folder / "checkpoint.tmp")
@@ -299,6 +356,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     obs = np.zeros((T + 1, N, obs_size), np.float32)
     actions, rewards = np.zeros((T, N), np.int64), np.zeros((T, N), np.float32)
     terminated, done, live = np.zeros((3, T, N), bool)
+    rollout = (obs, actions, rewards, terminated, done, live)
     episode_return, episode_length = np.zeros(N), np.zeros(N, int)
     # Neighbouring seeds share no episodes, and a resumed run does not repeat its first ones.
     seed = np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0]
@@ -307,104 +365,68 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     start_time = save_time = time.time()
     start_step = log_step = global_step
     num_logged = len(episodes)
+    target = np.inf if args.target_return is None else args.target_return
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
     try:
-        while global_step < args.total_timesteps and not solved(episodes, args.target_return):
+        while global_step < args.total_timesteps and recent_return(episodes) < target:
             # COLLECT T steps of N environments.
             obs[0] = obs[T]
             for t in range(T):
                 actions[t] = agent.act(torch.from_numpy(obs[t]).to(device)).cpu()
-                step = envs.step(actions[t] + first_action)
+                step = envs.step(actions[t] + envs.single_action_space.start)
                 obs[t + 1], rewards[t], terminated[t], truncated, _ = step
                 live[t] = ~done[t - 1]  # for t = 0, the last row of the rollout before
                 done[t] = terminated[t] | truncated
-                global_step += np.count_nonzero(live[t])
+                global_step += int(live[t].sum())
                 episode_return += rewards[t]
                 episode_length += live[t]
                 for i in np.flatnonzero(done[t]):
                     episodes.append((global_step, float(episode_return[i]), int(episode_length[i])))
                     episode_return[i] = episode_length[i] = 0
 
-            # LEARN from the B live transitions: K steps for the critic, one for the actor.
-            values = agent.value(torch.from_numpy(obs).to(device))  # (T+1, N)
-            old_values = values.detach().cpu().numpy()
-            gae = compute_gae(rewards, old_values, terminated, done, args.gamma, args.gae_lambda)
-            batch = (obs[:-1], actions, gae, gae + old_values[:-1])
-            batch = (torch.from_numpy(array[live]).to(device) for array in batch)
-            batch_obs, batch_actions, advantages, returns = batch
-            values = values[:-1][torch.from_numpy(live)]
-            if args.norm_adv:  # by the population's deviation: a batch of one gives 0, not NaN
-                advantages = (advantages - advantages.mean()) / (
-                    advantages.std(correction=0) + 1e-8
-                )
-            remaining = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
+            # LEARN from the B live transitions.
+            remaining = max(0, 1 - global_step / args.total_timesteps) if args.anneal_lr else 1
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
-                group["lr"] = rate * max(remaining, 0)
-            critic_weights = list(agent.critic.parameters())
-            old_weights = [w.detach().clone() for w in critic_weights]
-            explained_variance = 1 - (returns - values.detach()).var() / returns.var()
-            for k in reversed(range(args.critic_updates)):
-                critic_loss = value_loss(values, returns, args.critic_loss)
-                loss = args.vf_coef * critic_loss
-                if args.proximal_coef:
-                    drift = sum(
-                        (w - old).pow(2).sum() for w, old in zip(critic_weights, old_weights)
-                    )
-                    loss = loss + args.proximal_coef * drift
-                if k == 0:  # the last of the K steps is the actor's, too
-                    log_probs, entropy = agent.log_prob_and_entropy(batch_obs, batch_actions)
-                    actor_loss = policy_gradient_loss(log_probs, advantages)
-                    loss = loss + actor_loss - args.ent_coef * entropy.mean()
-                optimizer.zero_grad()  # to None: the optimizer leaves weights without gradient alone
-                loss.backward()
-                clip = nn.utils.clip_grad_norm_
-                norms = [
-                    clip(group["params"], args.max_grad_norm) for group in optimizer.param_groups
-                ]
-                if not all(norm.isfinite() for norm in norms):
-                    where = f"between steps {global_step - live.sum()} and {global_step}"
-                    raise FloatingPointError(
-                        f"a reward, observation or gradient is not finite {where}"
-                    )
-                optimizer.step()
-                values = agent.value(batch_obs) if k else None
+                group["lr"] = rate * remaining
+            losses = update(agent, optimizer, rollout, args)
 
             # REPORT
             bar.update(global_step - bar.n)
             if global_step >= log_step:
                 log_step += args.total_timesteps / 200
-                scalars = {"charts/SPS": (global_step - start_step) / (time.time() - start_time)}
-                scalars |= {"losses/policy_loss": actor_loss, "losses/value_loss": critic_loss}
-                scalars |= {"losses/entropy": entropy.mean(), "losses/grad_norm": norms[0]}
-                scalars |= {"losses/explained_variance": explained_variance}
+                scalars = {f"losses/{name}": value for name, value in losses.items()}
+                scalars["charts/SPS"] = (global_step - start_step) / (time.time() - start_time)
                 if len(episodes) > num_logged:
-                    _, mean_return, mean_length = np.mean(episodes[num_logged:], axis=0)
-                    scalars |= {"charts/episodic_return": mean_return}
-                    scalars |= {"charts/episodic_length": mean_length}
+                    means = np.mean(episodes[num_logged:], axis=0)
+                    scalars |= {
+                        "charts/episodic_return": means[1],
+                        "charts/episodic_length": means[2],
+                    }
                     num_logged = len(episodes)
-                    recent = np.mean([episode_return for _, episode_return, _ in episodes[-100:]])
-                    bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+                    bar.set_postfix_str(f"return {recent_return(episodes):.1f}", refresh=False)
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
             if time.time() - save_time >= args.checkpoint_interval:
-                save_checkpoint()
+                save()
                 save_time = time.time()
     except KeyboardInterrupt:
-        save_checkpoint()
+        save()
         print(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
         raise
+    except FloatingPointError as error:
+        raise FloatingPointError(f"step {global_step}: {error}") from error
     finally:
         bar.close()
         envs.close()
-    if solved(episodes, args.target_return):
-        seconds = f"{time.time() - start_time:.2f} s"
-        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
-    save_checkpoint()
+    seconds = time.time() - start_time
+    if recent_return(episodes) >= target:
+        print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
+    save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()
     writer.close()
-    over = f"over {len(returns)} episodes"
-    print(f"evaluation: return {np.mean(returns):.2f} +- {np.std(returns):.2f} {over}")
+    score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
+    print(f"evaluation: return {score} over {len(returns)} episodes")
     return agent, episodes
 
 

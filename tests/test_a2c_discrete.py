@@ -1,0 +1,669 @@
+"""a2c_discrete.py: its equations, its rollout, its update, its contract."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import a2c_discrete as a2c
+from a2c_discrete import Agent, Args, compute_gae, policy_gradient_loss, proximal_term, value_loss
+from tests.conftest import ROOT
+
+SCRIPT = "a2c_discrete.py"
+SMALL = Args(env_id="Identity-v0", num_envs=4, num_steps=8, total_timesteps=1000, eval_episodes=1)
+
+
+def column(*numbers, dtype=torch.float64):
+    return torch.tensor(numbers, dtype=dtype).unsqueeze(-1)
+
+
+def small_args(tmp_path, **changes):
+    return replace(SMALL, log_dir=str(tmp_path), **changes)
+
+
+def checkpoint_of(out):
+    return out.splitlines()[0].removeprefix("run folder: ") + "/checkpoint.pt"
+
+
+# Generalised advantage estimation
+
+
+def test_gae_against_slm_lab():
+    done = column(0, 0, 1, 1, 0, 0, 0, 0, dtype=torch.bool)
+    values = column(1.1, 0.1, 1.1, 1.1, 0.1, 1.1, 1.1, 1.1, 1.1)
+    advantages = compute_gae(column(1, 0, 1, 1, 0, 1, 1, 1), values, done, done, 0.99, 0.95)
+    want = column(0.84070045, 0.89495, -0.1, -0.1, 3.616724, 2.7939649, 1.9191545, 0.989)
+    torch.testing.assert_close(advantages, want, atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def rollout():
+    """Random rewards, values and ends, (20, 3); terminated and truncated overlap in places."""
+    rng = np.random.default_rng(0)
+    rewards, values = rng.normal(size=(20, 3)), rng.normal(size=(21, 3))
+    terminated, truncated = rng.random((2, 20, 3)) < 0.2
+    return rewards, values, terminated, terminated | truncated
+
+
+def test_gae_against_its_definition(rollout):
+    """The sum of eq. 16 written out; at lambda 1 also the k-step return less the value."""
+    rewards, values, terminated, done = rollout
+    for lam in (0.0, 0.5, 0.9, 1.0):
+        advantages = compute_gae(rewards, values, terminated, done, 0.9, lam)
+        for t, n in np.ndindex(20, 3):
+            total, factor, k_step, discount = 0.0, 1.0, -values[t, n], 1.0
+            for s in range(t, 20):
+                bootstrap = 0.0 if terminated[s, n] else values[s + 1, n]
+                total += factor * (rewards[s, n] + 0.9 * bootstrap - values[s, n])
+                k_step += discount * rewards[s, n]
+                factor, discount = factor * 0.9 * lam, discount * 0.9
+                if done[s, n]:
+                    break
+            assert advantages[t, n] == pytest.approx(total)
+            if lam == 1.0:
+                assert total == pytest.approx(k_step + discount * bootstrap)
+
+
+def test_gae_limits_and_tensors(rollout):
+    rewards, values, terminated, _ = rollout
+    one_step = rewards + 0.9 * np.where(terminated, 0, values[1:]) - values[:-1]
+    np.testing.assert_allclose(compute_gae(*rollout, 0.9, 0.0), one_step)
+    np.testing.assert_allclose(compute_gae(*rollout, 0.0, 0.7), rewards - values[:-1])
+    tensors = [torch.from_numpy(array) for array in rollout]
+    from_arrays, from_tensors = (compute_gae(*r, 0.9, 0.7) for r in (rollout, tensors))
+    np.testing.assert_allclose(from_tensors, from_arrays, atol=1e-6)
+
+
+def test_truncation_bootstraps_and_termination_does_not():
+    zero, yes, no = np.zeros((1, 1)), np.ones((1, 1), bool), np.zeros((1, 1), bool)
+    values = np.array([[2.0], [10.0]])
+    assert compute_gae(zero, values, yes, yes, 0.5, 0.9).item() == -2.0  # both: terminated wins
+    assert compute_gae(zero, values, no, yes, 0.5, 0.9).item() == 0.5 * 10 - 2
+
+
+# The policy gradient is unbiased, exactly where the theory says so
+
+
+def expected_gradient(mdp, theta, values, lam):
+    """Sum over all trajectories of p(tau) times the gradient of the script's own loss."""
+    loss, steps = 0.0, range(mdp.horizon)
+    done = column(*[t == mdp.horizon - 1 for t in steps], dtype=torch.bool)
+    log_pi = theta.log_softmax(-1)
+    for p, states, actions in mdp.trajectories(theta.detach()):
+        rewards = mdp.reward[states[:-1], actions].unsqueeze(-1)
+        v = torch.stack([values[t, s] for t, s in enumerate(states)]).unsqueeze(-1)
+        advantages = compute_gae(rewards, v, done, done, 1.0, lam).squeeze(-1)
+        # The loss is a mean over the steps, the objective a sum.
+        loss += p * mdp.horizon * policy_gradient_loss(log_pi[states[:-1], actions], advantages)
+    return -torch.autograd.grad(loss, theta)[0]
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_policy_gradient_on_every_trajectory(mdp, lam):
+    theta = torch.tensor([[0.3, -0.2], [0.5, 0.1]], dtype=torch.float64, requires_grad=True)
+    (truth,) = torch.autograd.grad(mdp.objective(theta, 1.0), theta)
+    exact = mdp.values(theta, 1.0)
+    torch.testing.assert_close(expected_gradient(mdp, theta, exact, lam), truth, atol=1e-9, rtol=0)
+    wrong = exact + torch.tensor([[0.5, -0.3]]) * torch.tensor([[1.0], [2.0], [0.5], [0.0]])
+    error = (expected_gradient(mdp, theta, wrong, lam) - truth).abs().max()
+    if lam == 1.0:  # then the critic is no more than a baseline
+        assert error < 1e-9
+    else:  # and here its error is the bias of the actor
+        assert error > 1e-2
+
+
+def test_gradient_is_that_of_ppo_at_ratio_one():
+    log_probs = torch.randn(50, dtype=torch.float64, requires_grad=True)
+    advantages = torch.randn(50, dtype=torch.float64)
+    ratio = (log_probs - log_probs.detach()).exp()
+    clipped = ratio.clamp(0.8, 1.2)
+    ppo = -torch.minimum(ratio * advantages, clipped * advantages).mean()
+    a2c_loss = policy_gradient_loss(log_probs, advantages)
+    torch.testing.assert_close(*(torch.autograd.grad(x, log_probs) for x in (ppo, a2c_loss)))
+
+
+# Losses and distribution
+
+
+def test_losses_refuse_shapes_that_would_broadcast():
+    for loss in (policy_gradient_loss, lambda a, b: value_loss(a, b, "mse")):
+        with pytest.raises(AssertionError):
+            loss(torch.zeros(4), torch.zeros(4, 1))
+
+
+def test_targets_and_advantages_are_constants():
+    values, target = torch.zeros(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    (value_loss(values, target, "mse") + policy_gradient_loss(values, target)).backward()
+    assert target.grad is None
+    torch.testing.assert_close(values.grad, torch.full((3,), -2 / 3 - 1 / 3))
+
+
+def test_huber_grows_linearly():
+    values = torch.tensor([0.0, 0.5, 10.0], requires_grad=True)
+    value_loss(values, torch.zeros(3), "huber").backward()
+    torch.testing.assert_close(values.grad * 3, torch.tensor([0.0, 0.5, 1.0]))
+
+
+def test_distribution():
+    """Log-probability, entropy, sampling and the greedy choice, against torch.distributions."""
+    torch.manual_seed(0)
+    agent = Agent(3, 4, Args(hidden_sizes=(8,)))
+    agent.actor[-1].weight.data.mul_(200)  # far from uniform
+    obs = torch.randn(6, 3)
+    categorical = torch.distributions.Categorical(logits=agent.actor(obs))
+    actions = torch.tensor([0, 1, 2, 3, 0, 1])
+    log_probs, entropy = agent.log_prob_and_entropy(obs, actions)
+    torch.testing.assert_close(log_probs, categorical.log_prob(actions))
+    torch.testing.assert_close(entropy, categorical.entropy())
+    samples = agent.act(obs.expand(20_000, 6, 3))
+    frequency = torch.nn.functional.one_hot(samples, 4).double().mean(0)
+    # The deviation of a frequency is at most 0.5 / sqrt(20000) = 0.0035; five of them.
+    torch.testing.assert_close(frequency, categorical.probs.double(), atol=0.018, rtol=0)
+    assert torch.equal(agent.act(obs, greedy=True), categorical.probs.argmax(-1))
+
+
+def test_first_policy_is_nearly_uniform():
+    probs = Agent(8, 4, Args()).actor(torch.randn(100, 8)).softmax(-1)
+    assert (probs - 0.25).abs().max() < 0.02
+
+
+# The update
+
+
+def random_rollout(args, seed=0, obs_size=3, num_actions=3):
+    rng = np.random.default_rng(seed)
+    shape = (args.num_steps, args.num_envs)
+    obs = rng.normal(size=(shape[0] + 1, shape[1], obs_size)).astype(np.float32)
+    live = rng.random(shape) < 0.8
+    terminated, truncated = rng.random((2, *shape)) < 0.1
+    rewards, actions = rng.normal(size=shape), rng.integers(num_actions, size=shape)
+    done = (terminated | truncated) & live
+    # As in a real rollout, the row after the end of an episode is the reset's.
+    live[1:] = ~done[:-1]
+    live[0] = True
+    done &= live
+    return obs, actions, rewards.astype(np.float32), terminated & live, done, live
+
+
+def updated(args, rollout, seed=0):
+    """The agent before and after one update, and the losses."""
+    torch.manual_seed(seed)
+    before, after = (Agent(3, 3, args) for _ in range(2))
+    after.load_state_dict(before.state_dict())
+    optimizer = a2c.make_optimizer(after, args)
+    for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+        group["lr"] = rate
+    return before, after, a2c.update(after, optimizer, rollout, args)
+
+
+def distance(one, other):
+    pairs = zip(one.parameters(), other.parameters())
+    return sum((p - q).pow(2).sum().item() for p, q in pairs)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("updates", [1, 3])
+def test_reset_rows_are_not_learned_from(optimizer, updates):
+    args = Args(num_envs=5, num_steps=12, optimizer=optimizer, critic_updates=updates)
+    obs, actions, rewards, terminated, done, live = random_rollout(args)
+    assert not live.all()
+    actions_2, rewards_2 = np.where(live, actions, 0), np.where(live, rewards, 1e6)
+    _, one, _ = updated(args, (obs, actions, rewards, terminated, done, live))
+    _, two, _ = updated(args, (obs, actions_2, rewards_2.astype("f"), terminated, done, live))
+    assert distance(one, two) == 0.0
+
+
+def test_gradients_are_those_of_the_equations():
+    """One SGD step of size 1 shows the gradient: written out here a second time, for B rows."""
+    args = Args(num_envs=4, num_steps=6, norm_adv=False, max_grad_norm=np.inf, vf_coef=0.5)
+    rollout = obs, actions, rewards, terminated, done, live = random_rollout(args)
+    torch.manual_seed(0)
+    agent = Agent(3, 3, args)
+    twin = Agent(3, 3, args)
+    twin.load_state_dict(agent.state_dict())
+    a2c.update(agent, torch.optim.SGD(agent.parameters(), lr=1.0), rollout, args)
+
+    v = twin.value(torch.from_numpy(obs)).detach().numpy()
+    advantages = torch.from_numpy(compute_gae(rewards, v, terminated, done, 0.99, 0.95)[live])
+    returns = advantages + torch.from_numpy(v[:-1][live])
+    s, a = torch.from_numpy(obs[:-1][live]), torch.from_numpy(actions[live])
+    pi = torch.distributions.Categorical(logits=twin.actor(s))
+    loss = -(pi.log_prob(a) * advantages).mean() - args.ent_coef * pi.entropy().mean()
+    loss = loss + 0.5 * (twin.critic(s)[:, 0] - returns).pow(2).mean()
+    loss.backward()
+    for new, old in zip(agent.parameters(), twin.parameters()):
+        torch.testing.assert_close(new, old - old.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_critic_learns_and_the_actor_moves_once():
+    """With every episode over at once the targets are the rewards, whatever the critic says."""
+    one, many = Args(critic_lr=1e-2), Args(critic_lr=1e-2, critic_updates=100)
+    obs, actions, rewards, _, _, live = random_rollout(one)
+    over = np.ones_like(live)
+    rollout = obs, actions, rewards, over, over, over
+    before, after_one, losses_one = updated(one, rollout)
+    _, after_many, losses_many = updated(many, rollout)
+    assert losses_many["value_loss"] < 0.5 * losses_one["value_loss"]  # the critic has a gradient
+    assert (
+        distance(before.critic, after_one.critic) < distance(before.critic, after_many.critic) / 9
+    )
+    # Adam's first step moves every weight by about the learning rate: one step, whatever K.
+    step = distance(before.actor, after_one.actor)
+    assert step > 0
+    assert step == pytest.approx(distance(before.actor, after_many.actor), rel=0.1)
+
+
+def test_entropy_bonus_makes_the_policy_less_decided():
+    args = Args(ent_coef=10.0)
+    obs, actions, rewards, terminated, done, live = random_rollout(args)
+    torch.manual_seed(0)
+    agent = Agent(3, 3, args)
+    agent.actor[-1].weight.data.mul_(100)
+    optimizer = a2c.make_optimizer(agent, args)
+    entropies = [
+        a2c.update(agent, optimizer, (obs, actions, rewards, terminated, done, live), args)
+        for _ in range(20)
+    ]
+    assert entropies[-1]["entropy"] > entropies[0]["entropy"] + 0.01
+
+
+def test_proximal_term_acts_from_the_second_step_on():
+    moved = {}
+    for updates in (1, 5):
+        for kappa in (0.0, 100.0):
+            args = Args(critic_updates=updates, proximal_coef=kappa)
+            before, after, _ = updated(args, random_rollout(args))
+            moved[updates, kappa] = distance(before.critic, after.critic)
+    assert moved[1, 100.0] == moved[1, 0.0]
+    assert moved[5, 100.0] < 0.5 * moved[5, 0.0]
+    w, old = [torch.tensor([1.0, 2.0])], [torch.tensor([0.0, 4.0])]
+    assert proximal_term(w, old) == 5.0
+
+
+def test_shared_body_learns_both_heads():
+    args = Args(shared_body=True)
+    before, after, _ = updated(args, random_rollout(args))
+    assert after.actor[0] is after.critic[0]
+    for part in (0, -1):
+        assert distance(before.actor[part], after.actor[part]) > 0
+        assert distance(before.critic[part], after.critic[part]) > 0
+
+
+@pytest.mark.parametrize("norm_adv", [True, False])
+def test_advantage_scale(norm_adv):
+    """With normalisation, rewards in cents or in euros move the actor alike."""
+    args = Args(norm_adv=norm_adv, max_grad_norm=np.inf, ent_coef=0.0, optimizer="rmsprop")
+    obs, actions, rewards, terminated, done, live = random_rollout(args)
+    agents = []
+    for scale in (1.0, 100.0):
+        torch.manual_seed(0)
+        agent = Agent(3, 3, args)
+        agent.critic[-1].weight.data.zero_()
+        optimizer = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
+        a2c.update(agent, optimizer, (obs, actions, rewards * scale, terminated, done, live), args)
+        agents.append(agent)
+    assert (distance(agents[0].actor, agents[1].actor) < 1e-6) == norm_adv
+
+
+def test_batch_of_one_gives_no_nan():
+    args = Args(num_envs=1, num_steps=2)
+    obs, actions, rewards, terminated, done, live = random_rollout(args)
+    live[0], done[0] = False, False
+    _, after, _ = updated(args, (obs, actions, rewards, terminated, done, live))
+    assert all(p.isfinite().all() for p in after.parameters())
+
+
+# The rollout
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_rollout_of_scripted_episodes(tmp_path, monkeypatch, mode):
+    """Ends of all kinds, at the edge of a rollout too; the reset rows; what is counted."""
+    rollouts = []
+
+    def spy(agent, optimizer, rollout, args):
+        rollouts.append([array.copy() for array in rollout])
+        return original(agent, optimizer, rollout, args)
+
+    original = a2c.update
+    monkeypatch.setattr(a2c, "update", spy)
+    args = small_args(tmp_path, env_id="Scripted-v0", num_envs=2, num_steps=7, total_timesteps=90)
+    _, episodes = a2c.train(replace(args, vectorization=mode))
+
+    obs = np.concatenate([r[0][:-1] for r in rollouts])
+    successors = np.concatenate([r[0][1:] for r in rollouts])
+    rewards, terminated, done, live = (
+        np.concatenate([r[i] for r in rollouts]) for i in range(2, 6)
+    )
+    # Lengths 3, 2, 4, ... each followed by a reset row; kinds t, u, b.
+    want_obs, want_live, want_terminated, want_done = [], [], [], []
+    for episode in range(len(obs)):
+        length, end = (3, 2, 4)[episode % 3], "tub"[episode % 3]
+        want_obs += [[episode, t] for t in range(length + 1)]
+        want_live += [True] * length + [False]
+        want_done += [False] * (length - 1) + [True, False]
+        want_terminated += [False] * (length - 1) + [end in "tb", False]
+    for n in range(2):
+        np.testing.assert_array_equal(obs[:, n], want_obs[: len(obs)])
+        np.testing.assert_array_equal(live[:, n], want_live[: len(obs)])
+        np.testing.assert_array_equal(done[:, n], want_done[: len(obs)])
+        np.testing.assert_array_equal(terminated[:, n], want_terminated[: len(obs)])
+        # The successor is the true one wherever there is a transition.
+        step_on = obs[:, n] + [0, 1]
+        np.testing.assert_array_equal(successors[live[:, n], n], step_on[live[:, n]])
+        np.testing.assert_array_equal(rewards[~live[:, n], n], 0)
+    edges = np.arange(6, len(obs), 7)
+    assert done[edges].any(), "no episode ended at the edge of a rollout"
+    # One return for each finished episode: 1 + 2 + ... + length.
+    assert [(r, length) for _, r, length in episodes[::2]] == [
+        [(6.0, 3), (3.0, 2), (10.0, 4)][i % 3] for i in range(len(episodes) // 2)
+    ]
+    assert episodes[-1][0] <= live.sum()
+    assert len(episodes) == done.sum()
+
+
+@pytest.mark.parametrize("space", ["discrete", "multidiscrete", "dict", "box"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_observations_are_flattened(tmp_path, space, mode):
+    gym.register("IdentityOf-v0", "tests.toys:Identity", kwargs={"space": space})
+    args = small_args(tmp_path, env_id="IdentityOf-v0", vectorization=mode, total_timesteps=100)
+    agent, _ = a2c.train(args)
+    size = {"discrete": 3, "multidiscrete": 5, "dict": 5, "box": 3}[space]
+    assert agent.actor[0].in_features == size
+    gym.registry.pop("IdentityOf-v0")
+
+
+def physics(envs, resets):
+    """(resets, N, 4): gravity, wind, wind power, turbulence after each of some episodes."""
+    names = ("gravity", "enable_wind", "wind_power", "turbulence_power")
+    envs.reset(seed=7)
+    rows = []
+    for _ in range(resets):
+        rows.append([envs.get_attr(name) for name in names])
+        envs.reset()
+    envs.close()
+    return np.array(rows, float).transpose(0, 2, 1)
+
+
+def test_domain_randomization():
+    args = Args(env_id="LunarLander-v3", randomize_domain=True, num_envs=3)
+    drawn = physics(a2c.make_envs(replace(args, vectorization="sync"))[0], 30)
+    again = physics(a2c.make_envs(replace(args, vectorization="async"))[0], 30)
+    np.testing.assert_array_equal(drawn, again)
+    gravity, wind, power, turbulence = drawn.transpose(2, 0, 1)
+    assert len(np.unique(power)) > 80  # anew at every episode and in every environment
+    assert set(wind.ravel()) == {0, 1}
+    for values, low, high in ((gravity, -12, 0), (power, 0, 20), (turbulence, 0, 2)):
+        assert low < values.min() < values.max() < high
+    # 90 draws: the deviation of their mean is 0.2; the clip of gravity at -11.99 raises it by 0.17.
+    assert abs(power.mean() - 15) < 1
+    assert abs(gravity.mean() + 10 - 0.17) < 1
+
+
+def test_domain_randomization_is_drawn_at_the_automatic_reset():
+    args = Args(env_id="LunarLander-v3", randomize_domain=True, num_envs=2, vectorization="sync")
+    envs, eval_env = a2c.make_envs(args)
+    assert eval_env.unwrapped.gravity == -10.0  # the evaluation plays the standard task
+    envs.reset(seed=0)
+    first = envs.get_attr("gravity")
+    done = np.zeros(2, bool)
+    while not done.all():
+        _, _, terminated, truncated, _ = envs.step(np.zeros(2, int))
+        done |= terminated | truncated
+    envs.step(np.zeros(2, int))
+    assert all(a != b for a, b in zip(first, envs.get_attr("gravity")))
+
+
+# The contract
+
+
+def test_same_seed_same_result_bit_for_bit(tmp_path):
+    runs = [a2c.train(small_args(tmp_path / str(i), seed=i // 2)) for i in range(3)]
+    assert distance(runs[0][0], runs[1][0]) == 0.0
+    assert runs[0][1] == runs[1][1]
+    assert distance(runs[0][0], runs[2][0]) > 0.0
+
+
+def test_learns_the_identity(tmp_path):
+    """Measured over seeds 0 to 9: 89 to 97 of 100 in the last training episodes."""
+    args = small_args(tmp_path, total_timesteps=12_000, eval_episodes=3, gamma=0.4)
+    agent, episodes = a2c.train(args)
+    assert np.mean([r for _, r, _ in episodes[-10:]]) > 75
+    _, env = a2c.make_envs(args)
+    assert min(a2c.evaluate(agent, env, 3)) == 100
+
+
+def test_learns_cartpole(cli):
+    """Measured over seeds 0 to 9 with 50,000 steps; see the README for what more steps bring."""
+    outcome = cli(SCRIPT, "--total-timesteps", 50_000, "--eval-episodes", 5)
+    assert outcome.status == 0
+    assert float(outcome.out.splitlines()[-1].split()[2]) > 150
+
+
+def test_output_and_tensorboard(cli):
+    outcome = cli(
+        SCRIPT, "--total-timesteps", 8000, "--target-return", 20, "--eval-episodes", 2, "--seed", 3
+    )
+    lines = outcome.out.splitlines()
+    folder = lines[0].removeprefix("run folder: ")
+    assert "/CartPole-v1__a2c_discrete__3__" in folder
+    assert lines[1].startswith("to watch it: tensorboard --logdir ")
+    words = lines[2].split()
+    assert lines[2].startswith("target return 20.0 reached at step ")
+    assert words[-1] == "s"
+    assert 0 < float(words[-2]) < 60
+    assert lines[-1].startswith("evaluation: return ")
+    assert lines[-1].endswith(" over 2 episodes")
+    assert "step" in outcome.err  # the progress bar
+    events = EventAccumulator(folder).Reload()
+    tags = ["policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance"]
+    want = {f"losses/{tag}" for tag in tags}
+    want |= {"charts/SPS", "charts/episodic_return", "charts/episodic_length"}
+    assert want <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("charts/episodic_return")) > 3
+    lengths = [e.value for e in events.Scalars("charts/episodic_length")]
+    assert lengths == [e.value for e in events.Scalars("charts/episodic_return")]  # CartPole pays 1
+
+
+def test_target_return_stops_at_the_mean_of_100(tmp_path):
+    _, episodes = a2c.train(small_args(tmp_path, target_return=30.0, total_timesteps=50_000))
+    assert len(episodes) >= 100
+    assert np.mean([r for _, r, _ in episodes[-100:]]) >= 30
+    assert episodes[-1][0] < 50_000
+    assert a2c.recent_return(episodes[:99]) == -np.inf
+
+
+def test_checkpoint_gives_the_same_actions(tmp_path, capsys):
+    agent, _ = a2c.train(small_args(tmp_path))
+    path = checkpoint_of(capsys.readouterr().out)
+    state = torch.load(path, weights_only=True)
+    loaded = Agent(3, 3, Args(**state["args"]))
+    loaded.load_state_dict(state["agent"])
+    obs = torch.eye(3)
+    assert torch.equal(loaded.act(obs, greedy=True), agent.act(obs, greedy=True))
+    assert distance(loaded, agent) == 0.0
+
+
+def test_resume_continues_and_overwrites_nothing(cli, tmp_path):
+    flags = ["--env-id", "Identity-v0", "--num-envs", 4, "--num-steps", 8, "--eval-episodes", 1]
+    first = cli(SCRIPT, *flags, "--total-timesteps", 1000, "--anneal-lr", "--actor-lr", 0.003)
+    path = checkpoint_of(first.out)
+    content = Path(path).read_bytes()
+    # Finished: straight to the evaluation, with the very agent that was saved.
+    done = cli(SCRIPT, "--resume", path)
+    assert done.out.splitlines()[-1] == first.out.splitlines()[-1]
+    old = torch.load(path, weights_only=True)
+    same = torch.load(checkpoint_of(done.out), weights_only=True)
+    assert same["global_step"] == old["global_step"]
+    assert all(torch.equal(same["agent"][key], old["agent"][key]) for key in old["agent"])
+    # Prolonged: the flags that are not given come from the checkpoint, the count goes on.
+    time.sleep(1)
+    more = cli(SCRIPT, "--resume", path, "--total-timesteps", 3000)
+    new = torch.load(checkpoint_of(more.out), weights_only=True)
+    assert new["args"]["actor_lr"] == 0.003
+    assert new["args"]["env_id"] == "Identity-v0"
+    assert new["global_step"] >= 3000
+    steps = [int(s["step"]) for s in new["optimizer"]["state"].values()]
+    updates = 3000 / 31.7  # 100 of 101 rows are live
+    assert min(steps) == pytest.approx(updates, abs=2)
+    assert Path(path).read_bytes() == content
+
+
+def test_resumed_run_with_target_reached_evaluates_at_once(tmp_path, capsys):
+    args = small_args(tmp_path / "a", target_return=30.0, total_timesteps=50_000)
+    a2c.train(args)
+    path = checkpoint_of(capsys.readouterr().out)
+    _, episodes = a2c.train(replace(args, resume=path, log_dir=str(tmp_path / "b")))
+    assert len(episodes) == 100
+
+
+def test_video(cli, tmp_path):
+    outcome = cli(SCRIPT, "--total-timesteps", 600, "--capture-video", "--eval-episodes", 2)
+    assert outcome.status == 0, outcome.err
+    videos = list(tmp_path.glob("*/videos/*.mp4"))
+    assert len(videos) == 2
+    assert min(video.stat().st_size for video in videos) > 1000
+
+
+LONG = ["--total-timesteps", "100000000", "--checkpoint-interval", "0.05"]
+
+
+def start_process(folder, *flags):
+    command = [sys.executable, str(ROOT / SCRIPT), "--log-dir", str(folder), *flags]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, cwd=folder
+    )
+    for _ in range(600):
+        if list(folder.glob("*/checkpoint.pt")):
+            return process
+        time.sleep(0.1)
+    raise AssertionError("no checkpoint within a minute")
+
+
+def test_kill_leaves_a_checkpoint_to_go_on_from(tmp_path, cli):
+    process = start_process(tmp_path, *LONG)
+    time.sleep(0.5)
+    process.kill()
+    process.communicate()
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    step = torch.load(path, weights_only=True)["global_step"]
+    assert step > 0
+    outcome = cli(SCRIPT, "--resume", path, "--total-timesteps", step + 1000, "--eval-episodes", 1)
+    assert outcome.status == 0, outcome.err
+    assert torch.load(checkpoint_of(outcome.out), weights_only=True)["global_step"] >= step + 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves(tmp_path, number):
+    process = start_process(tmp_path, *LONG)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    step = int(out.splitlines()[-1].removeprefix("stopped at step ").split(":")[0])
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    assert torch.load(path, weights_only=True)["global_step"] == step
+
+
+def test_runs_alone_in_an_empty_folder(tmp_path):
+    shutil.copy(ROOT / SCRIPT, tmp_path)
+    command = [sys.executable, SCRIPT, "--total-timesteps", "600", "--eval-episodes", "1"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("evaluation: return ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a2c_discrete.py", "runs"]
+
+
+# Bad input: one line that names the flag, exit status 2, no traceback, nothing made
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--env-id", "CartPole-v7"], ["--env-id", "CartPole"]),
+        (["--env-id", "CatPole-v1"], ["--env-id", "CartPole"]),
+        (["--env-id", "nowhere:CartPole-v1"], ["--env-id", "nowhere"]),
+        (["--env-id", "Pendulum-v1"], ["--env-id", "a2c_continuous.py"]),
+        (["--env-id", "Picture-v0"], ["--env-id", "images", "MLP"]),
+        (["--gamma", "1.5"], ["--gamma must lie in [0, 1], got 1.5"]),
+        (["--gamma", "nan"], ["--gamma must lie in [0, 1], got nan"]),
+        (["--num-envs", "0"], ["--num-envs", "got 0"]),
+        (["--num-steps", "1"], ["--num-steps", "[2, inf]"]),
+        (["--actor-lr", "-1"], ["--actor-lr", "got -1"]),
+        (["--hidden-sizes", "64", "0"], ["--hidden-sizes"]),
+        (["--optimizer", "sgd"], ["--optimizer", "rmsprop"]),
+        (["--shared-body", "--critic-updates", "2"], ["--shared-body", "--critic-updates 1"]),
+        (["--randomize-domain"], ["--randomize-domain", "LunarLander"]),
+        (["--env-id", "Identity-v0", "--capture-video"], ["--capture-video"]),
+        (["--resume", "nowhere.pt"], ["--resume nowhere.pt", "no such file"]),
+        (["--resume", SCRIPT], ["--resume", "not a checkpoint"]),
+        (["--log-dir", "/dev/null"], ["--log-dir", "/dev/null"]),
+        (["--device", "cuda"], ["--device cuda", "cpu"]),
+        (["--gama", "1"], ["--gama", "--gamma"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+)
+def test_bad_input(cli, tmp_path, monkeypatch, flags, words):
+    if flags == ["--device", "cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has cuda")
+    monkeypatch.chdir(ROOT)
+    outcome = cli(SCRIPT, *flags)
+    assert outcome.status == 2
+    text = " ".join(outcome.err.replace("│", " ").split())
+    assert all(word in text for word in words), text
+    assert "Traceback" not in outcome.err
+    if "For full helptext" not in text:  # what tyro finds comes in a box, with a hint
+        assert len(outcome.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_checkpoints_are_refused(cli, tmp_path):
+    first = cli(SCRIPT, "--total-timesteps", 600, "--eval-episodes", 1)
+    path = checkpoint_of(first.out)
+    folders = len(list(tmp_path.iterdir()))
+    for flags, words in (
+        (["--env-id", "Acrobot-v1"], "env_id CartPole-v1, not Acrobot-v1"),
+        (["--hidden-sizes", "16", "16"], "hidden_sizes (64, 64), not (16, 16)"),
+        (["--optimizer", "rmsprop"], "optimizer adam, not rmsprop"),
+    ):
+        outcome = cli(SCRIPT, "--resume", path, *flags)
+        assert outcome.status == 2
+        assert words in outcome.err
+        assert len(outcome.err.strip().splitlines()) == 1
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"script": "ddpg"}, tmp_path / "foreign.pt")
+    outcome = cli(SCRIPT, "--resume", tmp_path / "foreign.pt")
+    assert (outcome.status, "script ddpg" in outcome.err) == (2, True)
+    assert len(list(tmp_path.iterdir())) == folders + 1
+
+
+@pytest.mark.parametrize(
+    ("where", "value"), [("reward", np.nan), ("reward", -np.inf), ("obs", np.nan), ("obs", np.inf)]
+)
+def test_nan_stops_the_run_and_spares_the_checkpoint(cli, tmp_path, where, value):
+    kwargs = {"where": where, "value": value}
+    gym.register("Poison-v0", "tests.toys:Poisoned", kwargs=kwargs)
+    flags = ["--env-id", "Poison-v0", "--num-envs", 2, "--num-steps", 4, "--checkpoint-interval", 0]
+    with np.errstate(invalid="ignore"):
+        outcome = cli(SCRIPT, *flags)
+    gym.registry.pop("Poison-v0")
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    message = outcome.err.strip().splitlines()[-1]
+    step = int(message.removeprefix("error: step ").split(":")[0])
+    assert 2 * 50 <= step <= 2 * 54  # it happens at step 50 of both environments
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    assert state["global_step"] < step
+    assert all(w.isfinite().all() for w in state["agent"].values())

@@ -1,0 +1,88 @@
+"""What holds for every script: no dead flag, no drift between copies, headers that agree."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import tomllib
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+
+# Functions that differ between scripts, each with its reason.
+DIFFERENT_ON_PURPOSE: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_is_read(script):
+    tree = ast.parse((ROOT / script).read_text())
+    (args,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Args")
+    fields = {n.target.id for n in args.body if isinstance(n, ast.AnnAssign)}
+    read = {
+        node.attr
+        for outside in tree.body
+        if outside is not args
+        for node in ast.walk(outside)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "args"
+    }
+    assert fields - read == set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_is_explained(script):
+    source = (ROOT / script).read_text()
+    args = source[source.index("class Args") : source.index("def __post_init__")]
+    for line in re.findall(r"^    \w+: .*$", args, re.M):
+        assert "  # " in line, line
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_header_agrees_with_requirements(script):
+    block = re.search(r"^# /// script\n((?:# .*\n)+?)# ///$", (ROOT / script).read_text(), re.M)
+    header = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.M))
+    pinned = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        requirement = Requirement(line)
+        pinned[requirement.name] = requirement
+    for line in header["dependencies"]:
+        wanted = Requirement(line)
+        found = pinned[wanted.name]
+        (version,) = found.specifier
+        assert version.operator == "=="
+        assert wanted.specifier.contains(version.version)
+        assert wanted.extras == found.extras
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_imports_no_sibling_and_docstring_is_short(script):
+    tree = ast.parse((ROOT / script).read_text())
+    names = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    } | {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names.isdisjoint(Path(name).stem for name in SCRIPTS)
+    assert len(ast.get_docstring(tree).splitlines()) <= 35
+
+
+def test_functions_of_one_name_are_identical():
+    versions: dict[str, dict[str, list[str]]] = {}
+    for script in SCRIPTS:
+        source = (ROOT / script).read_text()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                text = ast.get_source_segment(source, node)
+                versions.setdefault(node.name, {}).setdefault(text, []).append(script)
+    differing = {name for name, texts in versions.items() if len(texts) > 1}
+    assert differing == set(DIFFERENT_ON_PURPOSE)
+
+
+def test_nothing_refers_to_a_machine():
+    for path in ROOT.rglob("*"):
+        if path.suffix in {".py", ".md", ".toml", ".txt"} and ".venv" not in path.parts:
+            text = path.read_text()
+            for word in ("/work" + "/", "/tmp" + "/v", ".." + "/shared"):
+                assert word not in text, (path, word)

@@ -1,0 +1,101 @@
+"""Small environments whose every observation, reward and end is known beforehand."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Scripted(gym.Env):
+    """Plays episodes of given lengths and ends, over and over.
+
+    Observes [episode, step within it], pays 1 + step as reward; `ends` is a string with a letter
+    for each episode: t terminated, u truncated, b both.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = spaces.Discrete(3, start=5)
+
+    def __init__(self, lengths=(3, 2, 4), ends="tub"):
+        self.lengths, self.ends, self.episode, self.seeds = lengths, ends, -1, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode += 1
+        self.step_number = 0
+        return np.array([self.episode, 0.0]), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        self.step_number += 1
+        over = self.step_number == self.lengths[self.episode % len(self.lengths)]
+        end = self.ends[self.episode % len(self.ends)] if over else ""
+        obs = np.array([self.episode, float(self.step_number)])
+        return obs, float(self.step_number), end in ("t", "b"), end in ("u", "b"), {}
+
+
+class Identity(gym.Env):
+    """Pays 1 for the action that was observed; 100 steps an episode.
+
+    `space` says how the wanted action is shown: discrete, multidiscrete, dict or box.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, space="discrete", n=3):
+        self.n, self.space, self.action_space = n, space, spaces.Discrete(n)
+        self.observation_space = {
+            "discrete": spaces.Discrete(n),
+            "multidiscrete": spaces.MultiDiscrete([n, 2]),
+            "dict": spaces.Dict({"wanted": spaces.Discrete(n), "x": spaces.Box(-1, 1, (2,))}),
+            "box": spaces.Box(0, 1, (n,), np.float64),
+        }[space]
+
+    def observe(self):
+        self.wanted = int(self.np_random.integers(self.n))
+        return {
+            "discrete": self.wanted,
+            "multidiscrete": np.array([self.wanted, 0]),
+            "dict": {"wanted": self.wanted, "x": np.zeros(2, np.float32)},
+            "box": np.eye(self.n)[self.wanted],
+        }[self.space]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        reward = float(action == self.wanted)
+        self.t += 1
+        return self.observe(), reward, False, self.t == 100, {}
+
+
+class Poisoned(Identity):
+    """An Identity whose reward or observation is not finite at step 50 of each episode."""
+
+    def __init__(self, where="reward", value=np.nan):
+        super().__init__("box")
+        self.where, self.value = where, value
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.t == 50 and self.where == "reward":
+            reward = self.value
+        if self.t == 50 and self.where == "obs":
+            obs = obs * self.value
+        return obs, reward, terminated, truncated, info
+
+
+class Picture(Identity):
+    """Observes an image."""
+
+    def __init__(self):
+        super().__init__("box")
+        self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+gym.register("Scripted-v0", Scripted)
+gym.register("Identity-v0", Identity)
+gym.register("Poisoned-v0", Poisoned)
+gym.register("Picture-v0", Picture)
