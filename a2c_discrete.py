@@ -397,13 +397,12 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 scalars = {f"losses/{name}": value for name, value in losses.items()}
                 scalars["charts/SPS"] = (global_step - start_step) / (time.time() - start_time)
                 if len(episodes) > num_logged:
-                    means = np.mean(episodes[num_logged:], axis=0)
-                    scalars |= {
-                        "charts/episodic_return": means[1],
-                        "charts/episodic_length": means[2],
-                    }
+                    _, mean_return, mean_length = np.mean(episodes[num_logged:], axis=0)
+                    scalars["charts/episodic_return"] = mean_return
+                    scalars["charts/episodic_length"] = mean_length
                     num_logged = len(episodes)
-                    bar.set_postfix_str(f"return {recent_return(episodes):.1f}", refresh=False)
+                    last_100 = np.mean(episodes[-100:], axis=0)[1]
+                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
             if time.time() - save_time >= args.checkpoint_interval:
@@ -419,6 +418,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         envs.close()
     seconds = time.time() - start_time
+    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
     if recent_return(episodes) >= target:
         print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
     save()

@@ -1,0 +1,130 @@
+"""Run one script over several seeds and write a row for each to a CSV file.
+
+    python benchmarks/seeds.py OUT.csv --seeds 10 --cores 0 1 -- a2c_discrete.py --target-return 475
+
+Every run gets one core to itself (`taskset`); what stands after `--` is the run's command line.
+With --peer, each run is followed by one of Stable-Baselines3's A2C with the same seed on the same
+core: CartPole-v1 with the settings of rl-baselines3-zoo (8 environments, 5 steps, entropy 0), timed
+until the mean of 100 training episodes reaches the target, or for --peer-steps.
+
+Columns: who, seed, steps played, seconds of training (imports and evaluation not counted), steps/s,
+whether the target was reached, mean and deviation of the greedy evaluation, and the flags.
+"""
+
+import argparse
+import csv
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import torch
+
+COLUMNS = ["who", "seed", "steps", "seconds", "sps", "solved", "eval_mean", "eval_std", "flags"]
+
+PEER = """
+import sys, time, numpy as np, torch
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+class Target(BaseCallback):
+    solved = False
+    def _on_step(self):
+        episodes = self.model.ep_info_buffer
+        self.solved = len(episodes) == 100 and np.mean([e["r"] for e in episodes]) >= target
+        return not self.solved
+
+torch.set_num_threads(1)
+env_id, seed, steps, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+num_envs, num_steps = int(sys.argv[5]), int(sys.argv[6])
+env = make_vec_env(env_id, n_envs=num_envs, seed=seed)
+model = A2C("MlpPolicy", env, n_steps=num_steps, ent_coef=0.0, seed=seed, device="cpu")
+callback, start = Target(), time.perf_counter()
+model.learn(steps, callback=callback)
+seconds = time.perf_counter() - start
+mean, std = evaluate_policy(model, make_vec_env(env_id, seed=10_000), 10)
+print("peer", model.num_timesteps, seconds, int(callback.solved), mean, std)
+"""
+
+
+def run(core: str, command: list[str]) -> str:
+    """Standard output of a command on one core; its errors are shown, and are fatal."""
+    done = subprocess.run(["taskset", "-c", core, sys.executable, *command], capture_output=True)
+    if done.returncode:
+        sys.exit(done.stderr.decode()[-2000:])
+    return done.stdout.decode()
+
+
+def ours(core: str, seed: int, flags: list[str]) -> list:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*flags, "--seed", str(seed), "--log-dir", folder]
+        out = run(core, command)
+        (path,) = Path(folder).glob("*/checkpoint.pt")
+        steps = torch.load(path, weights_only=True)["global_step"]
+    seconds = float(re.search(r"^trained: .* in ([\d.]+) s", out, re.M)[1])
+    mean, std = re.search(r"^evaluation: return (\S+) \+- (\S+)", out, re.M).groups()
+    solved = int("\ntarget return" in out) if "--target-return" in flags else ""
+    name = Path(flags[0]).stem
+    return [name, seed, steps, seconds, steps / seconds, solved, mean, std, " ".join(flags[1:])]
+
+
+def peer(core: str, seed: int, options: argparse.Namespace) -> list:
+    shape = [str(n) for n in options.peer_shape]
+    numbers = [str(seed), str(options.peer_steps), str(options.peer_target), *shape]
+    out = run(core, ["-c", PEER, options.peer, *numbers]).split("peer ")[-1].split()
+    steps, seconds, solved, mean, std = (float(word) for word in out)
+    flags = f"{options.peer} n_envs {shape[0]} n_steps {shape[1]}"
+    row = ["sb3", seed, int(steps), seconds, steps / seconds, int(solved), mean, std, flags]
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--cores", nargs="+", default=["0"])
+    parser.add_argument("--peer", metavar="ENV_ID", help="time Stable-Baselines3 after every run")
+    parser.add_argument("--peer-steps", type=int, default=500_000)
+    parser.add_argument("--peer-target", type=float, default=475.0)
+    parser.add_argument("--peer-shape", type=int, nargs=2, default=[8, 5], help="n_envs n_steps")
+    split = sys.argv.index("--")
+    options, flags = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
+
+    todo: queue.SimpleQueue = queue.SimpleQueue()
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        todo.put(seed)
+    lock = threading.Lock()
+    new = not options.out.exists()
+    file = options.out.open("a", newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    if new:
+        writer.writerow(COLUMNS)
+
+    def write(row: list) -> None:
+        with lock:
+            writer.writerow([f"{x:.2f}" if isinstance(x, float) else x for x in row])
+            file.flush()
+            print(*row[:8], flush=True)
+
+    def work(core: str) -> None:
+        while not todo.empty():
+            seed = todo.get()
+            write(ours(core, seed, flags))
+            if options.peer:
+                write(peer(core, seed, options))
+
+    threads = [threading.Thread(target=work, args=(core,)) for core in options.cores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
