@@ -1,19 +1,22 @@
 """Advantage actor-critic (A2C) for discrete actions.
 
-N parallel environments are played for T steps with the policy pi(a|s, theta). The critic V(s, w)
-judges the rollout, one gradient step moves pi towards the actions that did better than V expected,
-K gradient steps move V towards the returns; then the rollout is thrown away and the next begins.
+N parallel environments are played for T steps with the policy pi(a|s, theta). Then the critic
+V(s, w) makes K gradient steps towards the returns; in the last of them the actor makes its one step
+towards the actions that did better than V expected. The rollout is thrown away, the next begins.
 
     delta_t  = r_t+1 + gamma V(s_t+1) - V(s_t)                 TD error; V = 0 in a terminal state
     A_t      = delta_t + gamma lambda A_t+1                    GAE (Schulman et al. 2016, section 3)
+    G_t      = A_t + V(s_t)                                    the return; a constant, like A_t
+    L_critic = vf_coef mean[(G_t - V(s_t))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A_t log pi(a_t|s_t)] - beta mean[H(pi)]   A3C (Mnih et al. 2016, section 4)
-    L_critic = mean[(A_t + V_old(s_t) - V(s_t))^2] + kappa |w - w_old|^2
 
-lambda = 0 is the one-step TD error, lambda = 1 the k-step return with its bootstrap. K is the inner
-loop of SLM-Lab's "Simple Actor Critic"; kappa acts from its second step on, where w has left w_old.
-Differences: the environments run in step, not in A3C's threads; advantages come from the critic
-*before* its K steps, as in Sutton and Barto's box; RMSprop is PyTorch's, with epsilon outside the
-root; practice drops the box's gamma^t, with which late steps would hardly be learned from.
+lambda = 0 is the one-step TD error; with lambda = 1, G_t is the k-step return: rewards to the end
+of the rollout, then the bootstrap. The K steps are the inner loop of SLM-Lab's "Simple Actor
+Critic", each with new targets; w_old are the weights before the first, so that kappa acts from the
+second on. K = 1 is the textbook's case: one TD error, used by both. Differences from the sources: the
+environments run in step, not in A3C's threads; A_t is scaled to deviation 1; RMSprop is PyTorch's,
+with epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with which the
+late steps of an episode would hardly be learned from.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -48,8 +51,8 @@ SCRIPT = Path(__file__).stem
 class Args:
     # Run
     seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 500_000  # environment steps, counted over all environments
-    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # the fastest for networks this small
+    total_timesteps: int = 200_000  # environment steps, counted over all environments
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: int = 1  # for networks this small, more threads are slower
     log_dir: str = "runs"  # every run makes a new folder in it
     eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
@@ -69,13 +72,13 @@ class Args:
     optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the A3C paper's
     actor_lr: float = 2e-3  # learning rate of the actor, or of everything with --shared-body
     critic_lr: float = 5e-3  # learning rate of the critic, which should be ahead of the actor
-    anneal_lr: bool = False  # lower both rates linearly, to 0 at total_timesteps
-    critic_updates: int = 1  # K, gradient steps of the critic for one of the actor
+    anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
+    critic_updates: int = 3  # K, gradient steps of the critic for one of the actor
     critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
     proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
-    vf_coef: float = 0.5  # weight of the critic's loss; decisive only with --shared-body
+    vf_coef: float = 0.5  # weight of the critic's loss against the actor's and the proximal term
     ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
-    norm_adv: bool = True  # scale advantages to deviation 1, so that actor_lr suits any reward
+    norm_adv: bool = True  # scale advantages to deviation 1, so that ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
@@ -87,12 +90,12 @@ class Args:
         bounds |= {"num_steps": (2, np.inf)}  # of two steps, one at least is no reset
         for name, value in asdict(self).items():
             for number in value if isinstance(value, tuple) else (value,):
-                low, high = bounds.get(name, (type(number) is int, np.inf))  # counts start at 1
+                low, high = bounds.get(name, (type(number) is int, np.inf))  # True is 1: counts
                 if isinstance(number, int | float) and not low <= number <= high:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{low:g}, {high:g}], got {value}")
         if self.shared_body and self.critic_updates > 1:
-            raise ValueError("--shared-body has one joint loss and needs --critic-updates 1")
+            raise ValueError("--shared-body has one joint loss: it needs --critic-updates 1")
 
 
 # THE EQUATIONS
@@ -103,10 +106,9 @@ def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: flo
     time limit the episode is over, but the value of its last state has not become 0.
     Arrays or tensors alike: rewards, terminated, done (T, N) and values (T+1, N) -> (T, N).
     """
-    td_error = rewards + gamma * values[1:] * ~terminated - values[:-1]
+    advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta_t, to begin with
     decay = gamma * gae_lambda * ~done
-    advantages = td_error  # complete in the last row; every other adds the share of its successor
-    for t in reversed(range(len(rewards) - 1)):
+    for t in reversed(range(len(rewards) - 1)):  # the last row is complete
         advantages[t] += decay[t] * advantages[t + 1]
     return advantages
 
@@ -121,11 +123,6 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
     """Mean squared or Huber distance to the returns, which are constant; (B,), (B,) -> ()."""
     assert values.shape == returns.shape  # (B,) minus (B, 1) would be (B, B)
     return (F.huber_loss if kind == "huber" else F.mse_loss)(values, returns.detach())
-
-
-def proximal_term(weights: list[Tensor], old_weights: list[Tensor]) -> Tensor:
-    """|w - w_old|^2, which keeps the critic near to what it was before its K steps."""
-    return sum((w - old).pow(2).sum() for w, old in zip(weights, old_weights))
 
 
 # THE NETWORKS
@@ -146,7 +143,8 @@ class Agent(nn.Module):
         super().__init__()
         self.actor = mlp((obs_size, *args.hidden_sizes, num_actions), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        nn.init.orthogonal_(self.actor[-1].weight, 0.01)  # at first, all actions are equally likely
+        # Other gains for the last layers: at first, all actions are about equally likely.
+        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
@@ -159,7 +157,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Actions drawn from pi, or the likeliest: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # the argmax of logits with Gumbel noise is a draw from their softmax
+        if not greedy:  # -log of an exponential draw is Gumbel noise; its argmax draws from pi
             logits -= torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
 
@@ -171,7 +169,7 @@ class Agent(nn.Module):
 
 
 def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
-    """A group of weights for each network, or a single one if they share a body."""
+    """A group of weights for each network, or one if they share; `train` sets the rates."""
     networks = [agent] if args.shared_body else [agent.actor, agent.critic]
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
@@ -199,17 +197,21 @@ class DomainRandomization(gym.Wrapper):
 
 
 def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
-    """N environments to train in and one to evaluate in, observations flattened."""
+    """N environments to train in and one, never randomised, to evaluate in; flat observations."""
     try:
         env = gym.make(args.env_id)
-    except (gym.error.Error, ImportError) as error:
+    except (gym.error.Error, ImportError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     if not isinstance(env.action_space, gym.spaces.Discrete):
-        hint = "; use a2c_continuous.py" if isinstance(env.action_space, gym.spaces.Box) else ""
+        hint = (
+            "; that is for a2c_continuous.py"
+            if isinstance(env.action_space, gym.spaces.Box)
+            else ""
+        )
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is not Discrete{hint}")
     if len(env.observation_space.shape or ()) > 1:
         raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
-    if args.randomize_domain and not hasattr(env.unwrapped, "turbulence_power"):
+    if args.randomize_domain and not hasattr(env.unwrapped, "turbulence_power"):  # no LunarLander
         raise InputError(f"--randomize-domain: for LunarLander-v3, not for {args.env_id}")
     if args.capture_video:
         if "rgb_array" not in env.metadata["render_modes"]:
@@ -218,7 +220,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     mode = None if args.vectorization == "auto" else args.vectorization
     wrappers = [DomainRandomization] if args.randomize_domain else []
     envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
-    if envs.metadata["autoreset_mode"] != gym.vector.AutoresetMode.NEXT_STEP:
+    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
     if not isinstance(env.observation_space, gym.spaces.Box):
         envs = gym.wrappers.vector.FlattenObservation(envs)
@@ -286,27 +288,27 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args:
     device = next(agent.parameters()).device
     obs, mask = torch.from_numpy(obs).to(device), torch.from_numpy(live).to(device)
     batch_obs, batch_actions = obs[:-1][mask], torch.from_numpy(actions[live]).to(device)
-    weights = list(agent.critic.parameters())
-    old_weights = [w.detach().clone() for w in weights]
+    w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
     for k in range(1, args.critic_updates + 1):
         values = agent.value(obs)  # (T+1, N)
         v = values.detach().cpu().numpy()
-        advantages = compute_gae(rewards, v, terminated, done, args.gamma, args.gae_lambda)
-        advantages = torch.from_numpy(advantages).to(device)[mask]  # (T, N) -> (B,), resets gone
+        gae = compute_gae(rewards, v, terminated, done, args.gamma, args.gae_lambda)
+        advantages = torch.from_numpy(gae[live]).to(device)  # (T, N) -> (B,), without the resets
         values = values[:-1][mask]
         returns = advantages + values.detach()
         critic_loss = value_loss(values, returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
         if args.proximal_coef:
-            loss = loss + args.proximal_coef * proximal_term(weights, old_weights)
-        if k == args.critic_updates:
+            w = nn.utils.parameters_to_vector(agent.critic.parameters())
+            loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
+        if k == args.critic_updates:  # the actor joins in
             if args.norm_adv:  # by the population's deviation: a batch of one gives 0, not NaN
                 deviation = advantages.std(correction=0) + 1e-8
                 advantages = (advantages - advantages.mean()) / deviation
             log_probs, entropies = agent.log_prob_and_entropy(batch_obs, batch_actions)
             actor_loss, entropy = policy_gradient_loss(log_probs, advantages), entropies.mean()
             loss = loss + actor_loss - args.ent_coef * entropy
-        optimizer.zero_grad()  # to None: before the last step the optimizer passes the actor by
+        optimizer.zero_grad()  # to None: the optimizer skips the actor until it joins in
         loss.backward()
         groups = [group["params"] for group in optimizer.param_groups]
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
@@ -314,8 +316,8 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args:
             raise FloatingPointError("a reward, an observation or a gradient is NaN or infinite")
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
-    explained_variance = 1 - (returns - values).var() / returns.var()
-    return losses | {"grad_norm": norms[0], "explained_variance": explained_variance}
+    unexplained = (returns - values).var(correction=0) / returns.var(correction=0)
+    return losses | {"grad_norm": norms[0], "explained_variance": 1 - unexplained}
 
 
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
@@ -349,8 +351,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         torch.save(state, folder / "checkpoint.tmp")
         (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
 
-    # A rollout. Row t is the transition that leaves s_t, and obs[t + 1] is its successor, the true
-    # one also where an episode ends. The step after an end goes into the reset: it is no
+    # A rollout. Row t is the transition that leaves s_t: rewards[t] is r_t+1, and obs[t + 1] is the
+    # true successor also where an episode ends. The step after an end goes into the reset: it is no
     # transition, its row is not `live`, and it is neither counted nor learned from.
     T, N = args.num_steps, args.num_envs
     obs = np.zeros((T + 1, N, obs_size), np.float32)
@@ -358,9 +360,11 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     terminated, done, live = np.zeros((3, T, N), bool)
     rollout = (obs, actions, rewards, terminated, done, live)
     episode_return, episode_length = np.zeros(N), np.zeros(N, int)
-    # Neighbouring seeds share no episodes, and a resumed run does not repeat its first ones.
-    seed = np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0]
-    obs[T], _ = envs.reset(seed=int(seed))
+    # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
+    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
+    obs[T], _ = envs.reset(seed=seed)
+    if device.type != "cpu":  # whose generator is not in the checkpoint
+        torch.manual_seed(seed)
 
     start_time = save_time = time.time()
     start_step = log_step = global_step
@@ -386,7 +390,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
             # LEARN from the B live transitions.
             remaining = max(0, 1 - global_step / args.total_timesteps) if args.anneal_lr else 1
-            for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+            rates = (args.actor_lr, args.critic_lr)  # a shared body has one group: actor_lr
+            for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * remaining
             losses = update(agent, optimizer, rollout, args)
 
@@ -410,13 +415,16 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 save_time = time.time()
     except KeyboardInterrupt:
         save()
+        bar.close()
         print(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
         raise
     except FloatingPointError as error:
         raise FloatingPointError(f"step {global_step}: {error}") from error
     finally:
         bar.close()
-        envs.close()
+        writer.close()
+        # Workers that a signal reached too may never answer again: do not wait for them.
+        envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
     if recent_return(episodes) >= target:
@@ -424,7 +432,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()
-    writer.close()
     score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
     print(f"evaluation: return {score} over {len(returns)} episodes")
     return agent, episodes
@@ -435,7 +442,7 @@ if __name__ == "__main__":
         args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
         if args.resume:  # once more, now with the checkpoint's flags for those not given
             args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
