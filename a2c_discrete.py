@@ -13,10 +13,10 @@ towards the actions that did better than V expected. The rollout is thrown away,
 lambda = 0 is the one-step TD error; with lambda = 1, G_t is the k-step return: rewards to the end
 of the rollout, then the bootstrap. The K steps are the inner loop of SLM-Lab's "Simple Actor
 Critic", each with new targets; w_old are the weights before the first, so that kappa acts from the
-second on. K = 1 is the textbook's case: one TD error, used by both. Differences from the sources: the
-environments run in step, not in A3C's threads; A_t is scaled to deviation 1; RMSprop is PyTorch's,
-with epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with which the
-late steps of an episode would hardly be learned from.
+second on. K = 1 is the textbook's case: one TD error, used by both. Differences from the sources:
+the environments run in step, not in A3C's threads; A_t is scaled to deviation 1; RMSprop is
+PyTorch's, with epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with
+which the late steps of an episode would hardly be learned from.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`

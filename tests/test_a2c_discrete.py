@@ -434,19 +434,19 @@ def test_same_seed_same_result_bit_for_bit(tmp_path):
 
 
 def test_learns_the_identity(tmp_path):
-    """Measured over seeds 0 to 9: 89 to 97 of 100 in the last training episodes."""
+    """Measured over seeds 0 to 9: 99.8 to 100 of 100 in the last training episodes."""
     args = small_args(tmp_path, total_timesteps=12_000, eval_episodes=3, gamma=0.4)
     agent, episodes = a2c.train(args)
-    assert np.mean([r for _, r, _ in episodes[-10:]]) > 75
+    assert np.mean([r for _, r, _ in episodes[-10:]]) > 95
     _, env = a2c.make_envs(args)
     assert min(a2c.evaluate(agent, env, 3)) == 100
 
 
 def test_learns_cartpole(cli):
-    """Measured over seeds 0 to 9 with 50,000 steps; see the README for what more steps bring."""
+    """A quarter of the default steps. Measured over seeds 0 to 9: 152 to 393; untrained about 10."""
     outcome = cli(SCRIPT, "--total-timesteps", 50_000, "--eval-episodes", 5)
     assert outcome.status == 0
-    assert float(outcome.out.splitlines()[-1].split()[2]) > 150
+    assert float(outcome.out.splitlines()[-1].split()[2]) > 100
 
 
 def test_output_and_tensorboard(cli):
