@@ -51,7 +51,7 @@ SCRIPT = Path(__file__).stem
 class Args:
     # Run
     seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 200_000  # environment steps, counted over all environments
+    total_timesteps: int = 150_000  # environment steps, counted over all environments
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: int = 1  # for networks this small, more threads are slower
     log_dir: str = "runs"  # every run makes a new folder in it

@@ -443,7 +443,7 @@ def test_learns_the_identity(tmp_path):
 
 
 def test_learns_cartpole(cli):
-    """A quarter of the default steps. Measured over seeds 0 to 9: 152 to 393; untrained: 10."""
+    """A third of the default steps. Measured over seeds 0 to 9: 152 to 393; untrained: 10."""
     outcome = cli(SCRIPT, "--total-timesteps", 50_000, "--eval-episodes", 5)
     assert outcome.status == 0
     assert float(outcome.out.splitlines()[-1].split()[2]) > 100
