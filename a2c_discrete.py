@@ -366,9 +366,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if device.type != "cpu":  # whose generator is not in the checkpoint
         torch.manual_seed(seed)
 
-    start_time = save_time = time.time()
-    start_step = log_step = global_step
-    num_logged = len(episodes)
+    start_time = save_time = log_time = time.time()
+    start_step, num_logged = global_step, len(episodes)
     target = np.inf if args.target_return is None else args.target_return
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
     try:
@@ -397,8 +396,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
             # REPORT
             bar.update(global_step - bar.n)
-            if global_step >= log_step:
-                log_step += args.total_timesteps / 200
+            if time.time() >= log_time:  # not at every update: that would cost a tenth of the run
+                log_time = time.time() + 0.25
                 scalars = {f"losses/{name}": value for name, value in losses.items()}
                 scalars["charts/SPS"] = (global_step - start_step) / (time.time() - start_time)
                 if len(episodes) > num_logged:

@@ -450,15 +450,23 @@ def test_learns_cartpole(cli):
 
 
 def test_output_and_tensorboard(cli):
-    outcome = cli(
-        SCRIPT, "--total-timesteps", 8000, "--target-return", 20, "--eval-episodes", 2, "--seed", 3
-    )
+    flags = [
+        "--total-timesteps",
+        100_000,
+        "--target-return",
+        120,
+        "--eval-episodes",
+        2,
+        "--seed",
+        3,
+    ]
+    outcome = cli(SCRIPT, *flags)
     lines = outcome.out.splitlines()
     folder = lines[0].removeprefix("run folder: ")
     assert "/CartPole-v1__a2c_discrete__3__" in folder
     assert lines[1].startswith("to watch it: tensorboard --logdir ")
     words = lines[3].split()
-    assert lines[3].startswith("target return 20.0 reached at step ")
+    assert lines[3].startswith("target return 120.0 reached at step ")
     assert words[-1] == "s"
     assert 0 < float(words[-2]) < 60
     assert lines[-1].startswith("evaluation: return ")
@@ -469,7 +477,7 @@ def test_output_and_tensorboard(cli):
     want = {f"losses/{tag}" for tag in tags}
     want |= {"charts/SPS", "charts/episodic_return", "charts/episodic_length"}
     assert want <= set(events.Tags()["scalars"])
-    assert len(events.Scalars("charts/episodic_return")) > 3
+    assert len(events.Scalars("charts/episodic_return")) >= 1  # four points a second
     lengths = [e.value for e in events.Scalars("charts/episodic_length")]
     assert lengths == [e.value for e in events.Scalars("charts/episodic_return")]  # CartPole pays 1
 
