@@ -259,9 +259,12 @@ def load(path: str, **expected) -> dict:
 
 def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
-    env_id = args.env_id.replace("/", "_").replace(":", "_")
-    folder = Path(args.log_dir, f"{env_id}__{SCRIPT}__{args.seed}__{int(time.time())}")
+    env_id, unix_time = args.env_id.replace("/", "_").replace(":", "_"), int(time.time())
     try:
+        while (
+            folder := Path(args.log_dir, f"{env_id}__{SCRIPT}__{args.seed}__{unix_time}")
+        ).exists():
+            unix_time += 1  # another run began in the same second
         folder.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error

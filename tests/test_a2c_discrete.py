@@ -514,7 +514,6 @@ def test_resume_continues_and_overwrites_nothing(cli, tmp_path):
     assert same["global_step"] == old["global_step"]
     assert all(torch.equal(same["agent"][key], old["agent"][key]) for key in old["agent"])
     # Prolonged: the flags that are not given come from the checkpoint, the count goes on.
-    time.sleep(1)
     more = cli(SCRIPT, "--resume", path, "--total-timesteps", 3000)
     new = torch.load(checkpoint_of(more.out), weights_only=True)
     assert new["args"]["actor_lr"] == 0.003
@@ -547,10 +546,13 @@ LONG = ["--total-timesteps", "100000000", "--checkpoint-interval", "0.05"]
 
 
 def start_process(folder, *flags):
-    command = [sys.executable, str(ROOT / SCRIPT), "--log-dir", str(folder), *flags]
-    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, cwd=folder
+        [sys.executable, str(ROOT / SCRIPT), "--log-dir", str(folder), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # A shell that runs the tests in the background has them, and their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(600):
         if list(folder.glob("*/checkpoint.pt")):
