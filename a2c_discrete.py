@@ -10,7 +10,7 @@ towards the actions that did better than V expected. The rollout is thrown away,
     L_critic = vf_coef mean[(G_t - V(s_t))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A_t log pi(a_t|s_t)] - beta mean[H(pi)]   A3C (Mnih et al. 2016, section 4)
 
-lambda = 0 is the one-step TD error; with lambda = 1, G_t is the k-step return: rewards to the end
+lambda = 0 is the one-step TD error; with lambda = 1, G_t is the n-step return: rewards to the end
 of the rollout, then the bootstrap. The K steps are the inner loop of SLM-Lab's "Simple Actor
 Critic", each with new targets; w_old are the weights before the first, so that kappa acts from the
 second on. K = 1 is the textbook's case: one TD error, used by both. Differences from the sources:
@@ -203,11 +203,8 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     except (gym.error.Error, ImportError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     if not isinstance(env.action_space, gym.spaces.Discrete):
-        hint = (
-            "; that is for a2c_continuous.py"
-            if isinstance(env.action_space, gym.spaces.Box)
-            else ""
-        )
+        continuous = isinstance(env.action_space, gym.spaces.Box)
+        hint = "; that is for a2c_continuous.py" if continuous else ""
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is not Discrete{hint}")
     if len(env.observation_space.shape or ()) > 1:
         raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
@@ -259,11 +256,10 @@ def load(path: str, **expected) -> dict:
 
 def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
-    env_id, unix_time = args.env_id.replace("/", "_").replace(":", "_"), int(time.time())
+    name = f"{args.env_id}__{SCRIPT}__{args.seed}__".replace("/", "_").replace(":", "_")
+    unix_time = int(time.time())
     try:
-        while (
-            folder := Path(args.log_dir, f"{env_id}__{SCRIPT}__{args.seed}__{unix_time}")
-        ).exists():
+        while (folder := Path(args.log_dir, f"{name}{unix_time}")).exists():
             unix_time += 1  # another run began in the same second
         folder.mkdir(parents=True)
     except OSError as error:
@@ -399,7 +395,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
             # REPORT
             bar.update(global_step - bar.n)
-            if time.time() >= log_time:  # not at every update: that would cost a tenth of the run
+            if time.time() >= log_time:  # more often it costs up to a tenth of the run
                 log_time = time.time() + 0.25
                 scalars = {f"losses/{name}": value for name, value in losses.items()}
                 scalars["charts/SPS"] = (global_step - start_step) / (time.time() - start_time)
