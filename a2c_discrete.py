@@ -44,8 +44,6 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-SCRIPT = Path(__file__).stem
-
 
 @dataclass(frozen=True)
 class Args:
@@ -85,15 +83,14 @@ class Args:
     shared_body: bool = False  # one body with two heads, trained by the joint loss
 
     def __post_init__(self) -> None:
-        bounds = {"gamma": (0, 1), "gae_lambda": (0, 1), "seed": (0, np.inf)}
-        bounds |= {"target_return": (-np.inf, np.inf)}
-        bounds |= {"num_steps": (2, np.inf)}  # of two steps, one at least is no reset
+        low = {"seed": 0, "target_return": -np.inf, "num_steps": 2}  # of two, one is no reset
+        high = {"gamma": 1, "gae_lambda": 1}
         for name, value in asdict(self).items():
-            for number in value if isinstance(value, tuple) else (value,):
-                low, high = bounds.get(name, (type(number) is int, np.inf))  # True is 1: counts
-                if isinstance(number, int | float) and not low <= number <= high:
+            for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
+                least, most = low.get(name, int(type(x) is int)), high.get(name, np.inf)
+                if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
-                    raise ValueError(f"{flag} must lie in [{low:g}, {high:g}], got {value}")
+                    raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
         if self.shared_body and self.critic_updates > 1:
             raise ValueError("--shared-body has one joint loss: it needs --critic-updates 1")
 
@@ -229,8 +226,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
     returns, device = [0.0] * num_episodes, next(agent.parameters()).device
     for episode in range(num_episodes):
-        obs, _ = env.reset(seed=episode)
-        done = False
+        (obs, _), done = env.reset(seed=episode), False
         while not done:
             obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
             action = env.action_space.start + agent.act(obs, greedy=True).item()
@@ -248,7 +244,7 @@ def load(path: str, **expected) -> dict:
     except Exception as error:  # which one depends on what the foreign file holds
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    for name, value in {"script": SCRIPT, **expected}.items():
+    for name, value in {"script": Path(__file__).stem, **expected}.items():
         if found[name] != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
     return state
@@ -256,11 +252,9 @@ def load(path: str, **expected) -> dict:
 
 def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
-    name = f"{args.env_id}__{SCRIPT}__{args.seed}__".replace("/", "_").replace(":", "_")
-    unix_time = int(time.time())
+    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.2f}"
+    folder = Path(args.log_dir, name.replace("/", "_").replace(":", "_"))
     try:
-        while (folder := Path(args.log_dir, f"{name}{unix_time}")).exists():
-            unix_time += 1  # another run began in the same second
         folder.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
@@ -269,12 +263,6 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
     writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
     return folder, writer
-
-
-def recent_return(episodes: list[tuple[int, float, int]]) -> float:
-    """Mean return of the last 100 episodes; minus infinity until there are so many."""
-    recent = [episode_return for _, episode_return, _ in episodes[-100:]]
-    return float(np.mean(recent)) if len(recent) == 100 else -np.inf
 
 
 # LEARN
@@ -311,12 +299,10 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args:
         loss.backward()
         groups = [group["params"] for group in optimizer.param_groups]
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
-        if not all(norm.isfinite() for norm in norms):
-            raise FloatingPointError("a reward, an observation or a gradient is NaN or infinite")
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
     unexplained = (returns - values).var(correction=0) / returns.var(correction=0)
-    return losses | {"grad_norm": norms[0], "explained_variance": 1 - unexplained}
+    return losses | {"grad_norm": torch.stack(norms).norm(), "explained_variance": 1 - unexplained}
 
 
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
@@ -339,12 +325,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
+    target = np.inf if args.target_return is None else args.target_return
     folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
 
     def save() -> None:
-        state = {"script": SCRIPT, "args": asdict(args), "global_step": global_step}
+        state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
         state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
         torch.save(state, folder / "checkpoint.tmp")
@@ -365,12 +352,16 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if device.type != "cpu":  # whose generator is not in the checkpoint
         torch.manual_seed(seed)
 
-    start_time = save_time = log_time = time.time()
-    start_step, num_logged = global_step, len(episodes)
-    target = np.inf if args.target_return is None else args.target_return
+    start_step, num_logged, log_time = global_step, len(episodes), 0.0
+    start_time = save_time = time.time()
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
     try:
-        while global_step < args.total_timesteps and recent_return(episodes) < target:
+        while True:
+            recent = [episode_return for _, episode_return, _ in episodes[-100:]]
+            solved = len(recent) == 100 and np.mean(recent) >= target
+            if solved or global_step >= args.total_timesteps:
+                break
+
             # COLLECT T steps of N environments.
             obs[0] = obs[T]
             for t in range(T):
@@ -392,32 +383,30 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * remaining
             losses = update(agent, optimizer, rollout, args)
+            if not losses["grad_norm"].isfinite():
+                problem = "a reward, an observation or a gradient is NaN or infinite"
+                raise FloatingPointError(f"step {global_step}: {problem}")
 
             # REPORT
             bar.update(global_step - bar.n)
-            if time.time() >= log_time:  # more often it costs up to a tenth of the run
-                log_time = time.time() + 0.25
+            if time.time() >= log_time + 0.25:  # more often it costs up to a tenth of the run
+                log_time = time.time()
                 scalars = {f"losses/{name}": value for name, value in losses.items()}
-                scalars["charts/SPS"] = (global_step - start_step) / (time.time() - start_time)
-                if len(episodes) > num_logged:
-                    _, mean_return, mean_length = np.mean(episodes[num_logged:], axis=0)
-                    scalars["charts/episodic_return"] = mean_return
-                    scalars["charts/episodic_length"] = mean_length
+                scalars["charts/SPS"] = (global_step - start_step) / (log_time - start_time)
+                if new := episodes[num_logged:]:
                     num_logged = len(episodes)
-                    last_100 = np.mean(episodes[-100:], axis=0)[1]
-                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
+                    means = np.mean(new, axis=0)
+                    _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
+                    bar.set_postfix_str(f"return {np.mean(recent):.1f}", refresh=False)
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
-            if time.time() - save_time >= args.checkpoint_interval:
-                save()
+            if time.time() >= save_time + args.checkpoint_interval:
                 save_time = time.time()
+                save()
     except KeyboardInterrupt:
         save()
-        bar.close()
-        print(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
+        bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
         raise
-    except FloatingPointError as error:
-        raise FloatingPointError(f"step {global_step}: {error}") from error
     finally:
         bar.close()
         writer.close()
@@ -425,7 +414,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
-    if recent_return(episodes) >= target:
+    if solved:
         print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
