@@ -64,7 +64,7 @@ class Args:
     vectorization: Literal["auto", "sync", "async"] = "auto"  # native where there is one, or sync
     randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment between two updates
+    num_steps: int = 16  # T, steps of each environment between two updates; one may be a reset
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the A3C paper's
@@ -83,7 +83,7 @@ class Args:
     shared_body: bool = False  # one body with two heads, trained by the joint loss
 
     def __post_init__(self) -> None:
-        low = {"seed": 0, "target_return": -np.inf, "num_steps": 2}  # of two, one is no reset
+        low = {"seed": 0, "target_return": -np.inf, "num_steps": 2}
         high = {"gamma": 1, "gae_lambda": 1}
         for name, value in asdict(self).items():
             for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
@@ -383,7 +383,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * remaining
             losses = update(agent, optimizer, rollout, args)
-            if not losses["grad_norm"].isfinite():
+            if not (losses["grad_norm"].isfinite() and np.isfinite(obs).all()):
                 problem = "a reward, an observation or a gradient is NaN or infinite"
                 raise FloatingPointError(f"step {global_step}: {problem}")
 
@@ -397,7 +397,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                     num_logged = len(episodes)
                     means = np.mean(new, axis=0)
                     _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
-                    bar.set_postfix_str(f"return {np.mean(recent):.1f}", refresh=False)
+                    last_100 = np.mean(episodes[-100:], axis=0)[1]
+                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
             if time.time() >= save_time + args.checkpoint_interval:

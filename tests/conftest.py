@@ -36,6 +36,28 @@ def cli(monkeypatch, capsys, tmp_path):
     return run
 
 
+def checkpoint_of(out):
+    """The checkpoint of the run whose standard output this is."""
+    return out.splitlines()[0].removeprefix("run folder: ") + "/checkpoint.pt"
+
+
+def distance(one, other):
+    """Squared distance of two networks' weights."""
+    pairs = zip(one.parameters(), other.parameters())
+    return sum((p - q).pow(2).sum().item() for p, q in pairs)
+
+
+def assert_refused(outcome, folder, words):
+    """Exit status 2, one line that holds the words, and nothing made in the folder."""
+    assert outcome.status == 2
+    text = " ".join(outcome.err.replace("│", " ").split())
+    assert all(word in text for word in words), text
+    assert "Traceback" not in outcome.err
+    if "For full helptext" not in text:  # what tyro finds comes in a box, with a hint
+        assert len(outcome.err.strip().splitlines()) == 1
+    assert list(folder.iterdir()) == []
+
+
 class TinyMDP:
     """Two states, two actions, three steps; every trajectory can be listed with its probability.
 

@@ -9,14 +9,16 @@ class Scripted(gym.Env):
     """Plays episodes of given lengths and ends, over and over.
 
     Observes [episode, step within it], pays 1 + step as reward; `ends` is a string with a letter
-    for each episode: t terminated, u truncated, b both.
+    for each episode: t terminated, u truncated, b both. With box, actions are two numbers, each
+    with bounds of its own.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
-    action_space = spaces.Discrete(3, start=5)
 
-    def __init__(self, lengths=(3, 2, 4), ends="tub"):
+    def __init__(self, lengths=(3, 2, 4), ends="tub", box=False):
+        bounds = np.array([[-1, 2], [3, 2.5]], np.float32)
+        self.action_space = spaces.Box(*bounds) if box else spaces.Discrete(3, start=5)
         self.lengths, self.ends, self.episode, self.seeds = lengths, ends, -1, []
 
     def reset(self, *, seed=None, options=None):
@@ -37,13 +39,15 @@ class Scripted(gym.Env):
 class Identity(gym.Env):
     """Pays 1 for the action that was observed; 100 steps an episode.
 
-    `space` says how the wanted action is shown: discrete, multidiscrete, dict or box.
+    `space` says how the wanted action is shown: discrete, multidiscrete, dict or box. With box,
+    the action is a number between -1 and n, and within 0.5 of the wanted one it is right.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
 
-    def __init__(self, space="discrete", n=3):
-        self.n, self.space, self.action_space = n, space, spaces.Discrete(n)
+    def __init__(self, space="discrete", n=3, box=False):
+        self.n, self.space = n, space
+        self.action_space = spaces.Box(-1, n, (1,)) if box else spaces.Discrete(n)
         self.observation_space = {
             "discrete": spaces.Discrete(n),
             "multidiscrete": spaces.MultiDiscrete([n, 2]),
@@ -66,7 +70,8 @@ class Identity(gym.Env):
         return self.observe(), {}
 
     def step(self, action):
-        reward = float(action == self.wanted)
+        assert action in self.action_space
+        reward = float(np.abs(action - self.wanted).item() < 0.5)
         self.t += 1
         return self.observe(), reward, False, self.t == 100, {}
 
@@ -74,8 +79,8 @@ class Identity(gym.Env):
 class Poisoned(Identity):
     """An Identity whose reward or observation is not finite at step 50 of each episode."""
 
-    def __init__(self, where="reward", value=np.nan):
-        super().__init__("box")
+    def __init__(self, where="reward", value=np.nan, box=False):
+        super().__init__("box", box=box)
         self.where, self.value = where, value
 
     def step(self, action):
@@ -90,12 +95,26 @@ class Poisoned(Identity):
 class Picture(Identity):
     """Observes an image."""
 
-    def __init__(self):
-        super().__init__("box")
+    def __init__(self, box=False):
+        super().__init__("box", box=box)
         self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 
 
-gym.register("Scripted-v0", Scripted)
-gym.register("Identity-v0", Identity)
-gym.register("Poisoned-v0", Poisoned)
-gym.register("Picture-v0", Picture)
+class Actions(Identity):
+    """Has a given action space; is only there to be refused."""
+
+    def __init__(self, space):
+        super().__init__("box")
+        self.action_space = space
+
+
+for toy in (Scripted, Identity, Poisoned, Picture):
+    gym.register(f"{toy.__name__}-v0", toy)
+    gym.register(f"{toy.__name__}Box-v0", toy, kwargs={"box": True})
+
+spaces_to_refuse = {
+    "Unbounded-v0": spaces.Box(np.array([-1, -np.inf]), np.array([1, 1]), dtype=np.float64),
+    "Matrix-v0": spaces.Box(-1, 1, (2, 2)),
+}
+for name, space in spaces_to_refuse.items():
+    gym.register(name, Actions, kwargs={"space": space})

@@ -1,0 +1,328 @@
+"""What all scripts promise alike: flags, output, checkpoints, resuming, errors."""
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import ROOT, assert_refused, checkpoint_of, distance
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a test has to know of a script."""
+
+    name: str
+    toy: str  # an Identity environment with actions of its kind
+    target: float  # a training return that it reaches on the toy, and an untrained one does not
+    small: dict  # flags for a short run
+    other_task: str  # an environment like the default one, for the refusal of its checkpoint
+    other_kind: tuple[str, str]  # an environment that it cannot play, and the script that can
+
+    @property
+    def module(self):
+        return importlib.import_module(self.name)
+
+    @property
+    def file(self):
+        return f"{self.name}.py"
+
+    @property
+    def flags(self):
+        pairs = [("--" + name.replace("_", "-"), value) for name, value in self.small.items()]
+        return [
+            "--env-id",
+            self.toy,
+            "--eval-episodes",
+            1,
+            *(word for pair in pairs for word in pair),
+        ]
+
+    def args(self, folder, **changes):
+        changes = {"env_id": self.toy, "total_timesteps": 1000, "eval_episodes": 1} | changes
+        return self.module.Args(log_dir=str(folder), **(self.small | changes))
+
+
+CASES = [
+    Case(
+        "a2c_discrete",
+        toy="Identity-v0",
+        target=36.0,
+        small={"num_envs": 4, "num_steps": 8},
+        other_task="Acrobot-v1",
+        other_kind=("Pendulum-v1", "a2c_continuous.py"),
+    ),
+    Case(
+        "a2c_continuous",
+        toy="IdentityBox-v0",
+        target=36.0,
+        small={"num_envs": 4, "num_steps": 8},
+        other_task="MountainCarContinuous-v0",
+        other_kind=("CartPole-v1", "a2c_discrete.py"),
+    ),
+]
+
+
+def test_every_script_is_tested():
+    assert {case.file for case in CASES} == {path.name for path in ROOT.glob("*.py")}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
+
+
+def test_same_seed_same_result_bit_for_bit(case, tmp_path):
+    train = case.module.train
+    runs = [train(case.args(tmp_path / str(i), seed=i // 2)) for i in range(3)]
+    assert distance(runs[0][0], runs[1][0]) == 0.0
+    assert runs[0][1] == runs[1][1]
+    assert distance(runs[0][0], runs[2][0]) > 0.0
+
+
+def test_output_and_tensorboard(case, cli):
+    flags = [*case.flags, "--total-timesteps", 50_000, "--target-return", case.target]
+    outcome = cli(case.file, *flags, "--eval-episodes", 2, "--seed", 3)
+    lines = outcome.out.splitlines()
+    folder = lines[0].removeprefix("run folder: ")
+    assert f"/{case.toy}__{case.name}__3__" in folder
+    assert lines[1].startswith("to watch it: tensorboard --logdir ")
+    words = lines[3].split()
+    assert lines[3].startswith(f"target return {case.target} reached at step ")
+    assert words[-1] == "s"
+    assert 0 < float(words[-2]) < 100
+    assert lines[-1].startswith("evaluation: return ")
+    assert lines[-1].endswith(" over 2 episodes")
+    assert "step" in outcome.err  # the progress bar
+    events = EventAccumulator(folder).Reload()
+    tags = ["policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance"]
+    want = {f"losses/{tag}" for tag in tags}
+    want |= {"charts/SPS", "charts/episodic_return", "charts/episodic_length"}
+    assert want <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("charts/episodic_return")) >= 1  # four points a second
+    assert {e.value for e in events.Scalars("charts/episodic_length")} == {100.0}
+    assert "hyperparameters/text_summary" in events.Tags()["tensors"]
+
+
+def test_target_return_stops_at_the_mean_of_100(case, tmp_path):
+    train = case.module.train
+    _, episodes = train(case.args(tmp_path, target_return=case.target, total_timesteps=50_000))
+    assert len(episodes) >= 100
+    assert np.mean([r for _, r, _ in episodes[-100:]]) >= case.target
+    assert episodes[-1][0] < 50_000
+    # However low the target is, it takes 100 episodes.
+    _, episodes = train(case.args(tmp_path, target_return=-1.0, total_timesteps=50_000))
+    assert 100 <= len(episodes) < 100 + case.small.get("num_envs", 1)
+
+
+def test_checkpoint_gives_the_same_actions(case, tmp_path, capsys):
+    agent, _ = case.module.train(case.args(tmp_path))
+    state = torch.load(checkpoint_of(capsys.readouterr().out), weights_only=True)
+    sizes = [module.in_features for module in agent.actor[:1]], agent.actor[-1].out_features
+    loaded = case.module.Agent(*sizes[0], sizes[1], case.module.Args(**state["args"]))
+    loaded.load_state_dict(state["agent"])
+    obs = torch.eye(sizes[0][0])
+    assert torch.equal(loaded.act(obs, greedy=True), agent.act(obs, greedy=True))
+    assert distance(loaded, agent) == 0.0
+
+
+def test_resume_continues_and_overwrites_nothing(case, cli):
+    first = cli(case.file, *case.flags, "--total-timesteps", 1000, "--actor-lr", 0.003)
+    path = checkpoint_of(first.out)
+    content = Path(path).read_bytes()
+    # Finished: straight to the evaluation, with the very agent that was saved.
+    done = cli(case.file, "--resume", path)
+    assert done.out.splitlines()[-1] == first.out.splitlines()[-1]
+    old = torch.load(path, weights_only=True)
+    same = torch.load(checkpoint_of(done.out), weights_only=True)
+    assert same["global_step"] == old["global_step"]
+    assert all(torch.equal(same["agent"][key], old["agent"][key]) for key in old["agent"])
+    # Prolonged: the flags that are not given come from the checkpoint, the count goes on.
+    more = cli(case.file, "--resume", path, "--total-timesteps", 3000)
+    new = torch.load(checkpoint_of(more.out), weights_only=True)
+    assert new["args"]["actor_lr"] == 0.003
+    assert new["args"]["env_id"] == case.toy
+    assert new["global_step"] >= 3000
+    ratio = new["global_step"] / old["global_step"]
+    for key, state in new["optimizer"]["state"].items():
+        before = float(old["optimizer"]["state"][key]["step"])
+        assert float(state["step"]) == pytest.approx(ratio * before, rel=0.05)
+    assert Path(path).read_bytes() == content
+
+
+def test_resumed_run_with_target_reached_evaluates_at_once(case, tmp_path, capsys):
+    args = case.args(tmp_path / "a", target_return=case.target, total_timesteps=50_000)
+    case.module.train(args)
+    path = checkpoint_of(capsys.readouterr().out)
+    _, episodes = case.module.train(replace(args, resume=path, log_dir=str(tmp_path / "b")))
+    assert len(episodes) == 100
+
+
+def test_video(case, cli, tmp_path):
+    flags = ["--total-timesteps", 600, "--capture-video", "--eval-episodes", 2]
+    outcome = cli(case.file, *flags)
+    assert outcome.status == 0, outcome.err
+    videos = list(tmp_path.glob("*/videos/*.mp4"))
+    assert len(videos) == 2
+    assert min(video.stat().st_size for video in videos) > 1000
+
+
+LONG = ["--total-timesteps", "100000000", "--checkpoint-interval", "0.05"]
+
+
+def start_process(case, folder):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / case.file), "--log-dir", str(folder), *LONG],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # A shell that runs the tests in the background has them, and their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    for _ in range(600):
+        if list(folder.glob("*/checkpoint.pt")):
+            return process
+        time.sleep(0.1)
+    raise AssertionError("no checkpoint within a minute")
+
+
+def test_kill_leaves_a_checkpoint_to_go_on_from(case, tmp_path, cli):
+    process = start_process(case, tmp_path)
+    time.sleep(0.5)
+    process.kill()
+    process.communicate()
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    step = torch.load(path, weights_only=True)["global_step"]
+    assert step > 0
+    flags = ["--resume", path, "--total-timesteps", step + 1000, "--eval-episodes", 1]
+    outcome = cli(case.file, *flags)
+    assert outcome.status == 0, outcome.err
+    assert torch.load(checkpoint_of(outcome.out), weights_only=True)["global_step"] >= step + 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves(case, tmp_path, number):
+    process = start_process(case, tmp_path)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    step = int(out.splitlines()[-1].removeprefix("stopped at step ").split(":")[0])
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    assert torch.load(path, weights_only=True)["global_step"] == step
+
+
+def test_runs_alone_in_an_empty_folder(case, tmp_path):
+    shutil.copy(ROOT / case.file, tmp_path)
+    command = [sys.executable, case.file, "--total-timesteps", "600", "--eval-episodes", "1"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("evaluation: return ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [case.file, "runs"]
+
+
+@pytest.mark.parametrize("space", ["discrete", "multidiscrete", "dict", "box"])
+def test_observations_are_flattened(case, tmp_path, space):
+    kwargs = gym.spec(case.toy).kwargs | {"space": space}
+    gym.register("IdentityOf-v0", "tests.toys:Identity", kwargs=kwargs)
+    agent, _ = case.module.train(case.args(tmp_path, env_id="IdentityOf-v0", total_timesteps=100))
+    size = {"discrete": 3, "multidiscrete": 5, "dict": 5, "box": 3}[space]
+    assert agent.actor[0].in_features == size
+    gym.registry.pop("IdentityOf-v0")
+
+
+# Bad input: one line that names the flag, exit status 2, no traceback, nothing made
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--env-id", "CartPole-v7"], ["--env-id", "CartPole"]),
+        (["--env-id", "CatPole-v1"], ["--env-id", "CartPole"]),
+        (["--env-id", "nowhere:CartPole-v1"], ["--env-id", "nowhere"]),
+        (["--env-id", "PictureBox-v0"], ["--env-id", "images", "MLP"]),
+        (["--env-id", "Picture-v0"], ["--env-id", "images", "MLP"]),
+        (["--gamma", "1.5"], ["--gamma must lie in [0, 1], got 1.5"]),
+        (["--gamma", "nan"], ["--gamma must lie in [0, 1], got nan"]),
+        (["--actor-lr", "-1"], ["--actor-lr", "got -1"]),
+        (["--hidden-sizes", "64", "0"], ["--hidden-sizes"]),
+        (["--eval-episodes", "0"], ["--eval-episodes", "got 0"]),
+        (["--capture-video"], ["--capture-video", "no pictures"]),
+        (["--resume", "nowhere.pt"], ["--resume nowhere.pt", "no such file"]),
+        (["--resume", "README.md"], ["--resume README.md", "not a checkpoint"]),
+        (["--log-dir", "/dev/null"], ["--log-dir", "/dev/null"]),
+        (["--device", "cuda"], ["--device cuda", "cpu"]),
+        (["--gama", "1"], ["--gama", "--gamma"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+)
+def test_bad_input(case, cli, tmp_path, monkeypatch, flags, words):
+    if flags == ["--device", "cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has cuda")
+    if flags[-1].startswith("Picture"):
+        flags = ["--env-id", case.toy.replace("Identity", "Picture")]
+    if flags == ["--capture-video"]:
+        flags = ["--env-id", case.toy, *flags]
+    monkeypatch.chdir(ROOT)
+    assert_refused(cli(case.file, *flags), tmp_path, words)
+
+
+def test_an_environment_for_another_script(case, cli, tmp_path):
+    env_id, script = case.other_kind
+    assert_refused(cli(case.file, "--env-id", env_id), tmp_path, ["--env-id", script])
+
+
+def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
+    first = cli(case.file, "--total-timesteps", 600, "--eval-episodes", 1)
+    path = checkpoint_of(first.out)
+    folders = len(list(tmp_path.iterdir()))
+    for flags, words in (
+        (["--env-id", case.other_task], f", not {case.other_task}"),
+        (["--hidden-sizes", "16", "16"], "hidden_sizes (64, 64), not (16, 16)"),
+        (["--activation", "relu"], "activation tanh, not relu"),
+        (["--activation", "tanh"], "activation relu, not tanh"),
+    ):
+        if f"activation {flags[-1]}" == f"activation {case.module.Args().activation}":
+            continue
+        outcome = cli(case.file, "--resume", path, *flags)
+        assert outcome.status == 2
+        assert words in outcome.err
+        assert len(outcome.err.strip().splitlines()) == 1
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"script": "foreign"}, tmp_path / "foreign.pt")
+    outcome = cli(case.file, "--resume", tmp_path / "foreign.pt")
+    assert (outcome.status, "script foreign" in outcome.err) == (2, True)
+    assert len(list(tmp_path.iterdir())) == folders + 1
+
+
+@pytest.mark.parametrize(
+    ("where", "value"), [("reward", np.nan), ("reward", -np.inf), ("obs", np.nan), ("obs", np.inf)]
+)
+def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, where, value):
+    kwargs = gym.spec(case.toy).kwargs | {"where": where, "value": value}
+    gym.register("Poison-v0", "tests.toys:Poisoned", kwargs=kwargs)
+    flags = [*case.flags, "--env-id", "Poison-v0", "--checkpoint-interval", 0]
+    with np.errstate(invalid="ignore"):
+        outcome = cli(case.file, *flags)
+    gym.registry.pop("Poison-v0")
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    message = outcome.err.strip().splitlines()[-1]
+    step = int(message.removeprefix("error: step ").split(":")[0])
+    envs, steps = case.small.get("num_envs", 1), case.small.get("num_steps", 1)
+    assert envs * 50 <= step <= envs * (50 + steps)  # it happens at step 50 of each environment
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    assert state["global_step"] < step
+    assert all(w.isfinite().all() for w in state["agent"].values())
