@@ -31,7 +31,6 @@ w_old the weights before it. RMSprop is PyTorch's, with epsilon outside the root
 # dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
 #   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
 # ///
-import math
 import signal
 import sys
 import time
@@ -71,7 +70,7 @@ class Args:
     # Algorithm
     num_steps: int = 16  # T, steps of each environment between two updates; one may be a reset
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
-    gae_lambda: float = 0.9  # 0: least variance, most bias; 1: the reverse
+    gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # rmsprop is the A3C paper's
     actor_lr: float = 1e-3  # learning rate of the actor, or of everything with --shared-body
     critic_lr: float = 1e-3  # learning rate of the critic; K steps keep it ahead of the actor
@@ -128,10 +127,10 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
     return (F.huber_loss if kind == "huber" else F.mse_loss)(values, returns.detach())
 
 
-def rescale(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def rescale(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
     """The environment's copy of the actions: -1 becomes low, 1 high, and what is beyond is cut."""
     share = (actions.clip(-1, 1) + 1) / 2
-    return (1 - share) * low + share * high  # exactly low and high at the ends
+    return (1 - share) * space.low + share * space.high  # exactly low and high at the ends
 
 
 # THE NETWORKS
@@ -178,7 +177,7 @@ class Agent(nn.Module):
         super().__init__()
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        # Other gains for the last layers: at first, the mean is about the middle of the bounds.
+        # Other gains for the last layers: the first policy prefers no action.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         if args.shared_body:
@@ -205,7 +204,7 @@ class Agent(nn.Module):
     def log_prob_and_entropy(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(a|s) and H(pi(.|s)): (B, obs_size), (B, act_size) -> (B,), (B,)."""
         mean, log_std = self.mean_and_log_std(obs)
-        log_norm = log_std + 0.5 * math.log(2 * math.pi)
+        log_norm = log_std + 0.5 * np.log(2 * np.pi)
         log_pi = -0.5 * ((actions - mean) / log_std.exp()).pow(2) - log_norm
         return log_pi.sum(-1), (log_norm + 0.5).sum(-1)
 
@@ -225,17 +224,15 @@ class InputError(ValueError):
 
 
 def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
-    """N environments to train in and one to evaluate in; with flat observations."""
+    """N environments to train in and one, as it is, to evaluate in; with flat observations."""
     try:
         env = gym.make(args.env_id)
     except (gym.error.Error, ImportError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
-    if not isinstance(env.action_space, gym.spaces.Box) or len(env.action_space.shape) != 1:
-        discrete = isinstance(env.action_space, gym.spaces.Discrete)
-        hint = "; that is for a2c_discrete.py" if discrete else ""
-        raise InputError(f"--env-id {args.env_id}: {env.action_space} is no vector{hint}")
-    if not env.action_space.is_bounded():
-        raise InputError(f"--env-id {args.env_id}: {env.action_space} has no bounds to scale to")
+    space = env.action_space
+    if not (isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1):
+        hint = "no bounded vector; for Discrete there is a2c_discrete.py"
+        raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
     if len(env.observation_space.shape or ()) > 1:
         raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
     if args.capture_video:
@@ -255,12 +252,11 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
     returns, device = [0.0] * num_episodes, next(agent.parameters()).device
-    low, high = env.action_space.low, env.action_space.high
     for episode in range(num_episodes):
         (obs, _), done = env.reset(seed=episode), False
         while not done:
             obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-            action = rescale(agent.act(obs, greedy=True).cpu().numpy(), low, high)
+            action = rescale(agent.act(obs, greedy=True).cpu().numpy(), env.action_space)
             obs, reward, terminated, truncated, _ = env.step(action)
             returns[episode] += float(reward)
             done = terminated or truncated
@@ -348,7 +344,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = device if args.device == "auto" else torch.device(args.device)
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], eval_env.action_space.shape[0]
-    low, high = eval_env.action_space.low, eval_env.action_space.high
     agent = Agent(obs_size, act_size, args).to(device)
     optimizer = make_optimizer(agent, args)
     global_step, episodes = 0, []
@@ -401,12 +396,14 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             obs[0] = obs[T]
             for t in range(T):
                 actions[t] = agent.act(torch.from_numpy(obs[t]).to(device)).cpu()
-                step = envs.step(rescale(actions[t], low, high))
+                step = envs.step(rescale(actions[t], eval_env.action_space))
                 obs[t + 1], rewards[t], terminated[t], truncated, _ = step
                 live[t] = ~done[t - 1]  # for t = 0, the last row of the rollout before
                 done[t] = terminated[t] | truncated
                 discounted[t] = rewards[t] + args.gamma * discounted[t - 1] * live[t]
                 global_step += int(live[t].sum())
+                if not np.isfinite(obs[t + 1]).all():
+                    raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
                 episode_return += rewards[t]
                 episode_length += live[t]
                 for i in np.flatnonzero(done[t]):
@@ -421,9 +418,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if args.norm_reward:
                 agent.return_statistics.update(discounted[live])
             losses = update(agent, optimizer, rollout, args)
-            if not (losses["grad_norm"].isfinite() and np.isfinite(obs).all()):
-                problem = "a reward, an observation or a gradient is NaN or infinite"
-                raise FloatingPointError(f"step {global_step}: {problem}")
+            if not losses["grad_norm"].isfinite():
+                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
 
             if args.norm_obs:  # only now: the policy that is judged must be the one that acted
                 agent.obs_statistics.update(obs[:-1][live])

@@ -136,11 +136,11 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
 class Agent(nn.Module):
     """Actor pi(a|s), a categorical distribution given by its logits, and critic V(s)."""
 
-    def __init__(self, obs_size: int, num_actions: int, args: Args) -> None:
+    def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
-        self.actor = mlp((obs_size, *args.hidden_sizes, num_actions), args.activation)
+        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        # Other gains for the last layers: at first, all actions are about equally likely.
+        # Other gains for the last layers: the first policy prefers no action.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         if args.shared_body:
@@ -194,15 +194,14 @@ class DomainRandomization(gym.Wrapper):
 
 
 def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
-    """N environments to train in and one, never randomised, to evaluate in; flat observations."""
+    """N environments to train in and one, as it is, to evaluate in; with flat observations."""
     try:
         env = gym.make(args.env_id)
     except (gym.error.Error, ImportError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     if not isinstance(env.action_space, gym.spaces.Discrete):
-        continuous = isinstance(env.action_space, gym.spaces.Box)
-        hint = "; that is for a2c_continuous.py" if continuous else ""
-        raise InputError(f"--env-id {args.env_id}: {env.action_space} is not Discrete{hint}")
+        hint = "not Discrete; for Box there is a2c_continuous.py"
+        raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
     if len(env.observation_space.shape or ()) > 1:
         raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
     if args.randomize_domain and not hasattr(env.unwrapped, "turbulence_power"):  # no LunarLander
@@ -314,8 +313,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
     device = device if args.device == "auto" else torch.device(args.device)
     envs, eval_env = make_envs(args)
-    obs_size = eval_env.observation_space.shape[0]
-    agent = Agent(obs_size, int(eval_env.action_space.n), args).to(device)
+    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
+    agent = Agent(obs_size, act_size, args).to(device)
     optimizer = make_optimizer(agent, args)
     global_step, episodes = 0, []
     if args.resume:
@@ -371,6 +370,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 live[t] = ~done[t - 1]  # for t = 0, the last row of the rollout before
                 done[t] = terminated[t] | truncated
                 global_step += int(live[t].sum())
+                if not np.isfinite(obs[t + 1]).all():
+                    raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
                 episode_return += rewards[t]
                 episode_length += live[t]
                 for i in np.flatnonzero(done[t]):
@@ -383,9 +384,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * remaining
             losses = update(agent, optimizer, rollout, args)
-            if not (losses["grad_norm"].isfinite() and np.isfinite(obs).all()):
-                problem = "a reward, an observation or a gradient is NaN or infinite"
-                raise FloatingPointError(f"step {global_step}: {problem}")
+            if not losses["grad_norm"].isfinite():
+                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
 
             # REPORT
             bar.update(global_step - bar.n)

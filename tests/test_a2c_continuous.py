@@ -79,9 +79,10 @@ def test_first_policy_is_the_middle():
 
 def test_rescale_asymmetric_bounds():
     low, high = np.array([-2.0, 0.0, 5.0]), np.array([2.0, 1.0, 105.0])
+    space = gym.spaces.Box(low, high, dtype=np.float64)
     actions = np.array([[-1.0, -1, -1], [1, 1, 1], [0, 0, 0], [-9, 9, 0.5]])
     want = [low, high, [0.0, 0.5, 55.0], [-2.0, 1.0, 80.0]]
-    np.testing.assert_allclose(rescale(actions, low, high), want)
+    np.testing.assert_allclose(rescale(actions, space), want)
 
 
 def test_rescale_never_leaves_the_bounds():
@@ -91,7 +92,7 @@ def test_rescale_never_leaves_the_bounds():
     high = low + rng.exponential(size=1000).astype(np.float32)
     space = gym.spaces.Box(low, high)
     for action in (-1, 1, *rng.normal(size=(20, 1000))):
-        assert rescale(np.full(1000, action, np.float32), low, high) in space
+        assert rescale(np.full(1000, action, np.float32), space) in space
 
 
 # Running statistics
@@ -308,9 +309,13 @@ def test_every_weight_has_one_optimizer_group():
 
 
 def test_learns_the_identity(tmp_path):
-    args = replace(SMALL, log_dir=str(tmp_path), total_timesteps=12_000, gamma=0.4)
-    _, episodes = a2c.train(args)
-    assert np.mean([r for _, r, _ in episodes[-10:]]) > 60
+    """Greedy, all of 100 are right, with every seed from 0 to 2; the samples miss a third."""
+    changes = {"total_timesteps": 12_000, "gamma": 0.4, "actor_lr": 3e-3}
+    args = replace(SMALL, log_dir=str(tmp_path), **changes)
+    agent, episodes = a2c.train(args)
+    assert np.mean([r for _, r, _ in episodes[-10:]]) > 50
+    _, env = a2c.make_envs(args)
+    assert min(a2c.evaluate(agent, env, 3)) > 90
 
 
 # Bad input
@@ -322,8 +327,8 @@ def test_learns_the_identity(tmp_path):
         (["--log-std-init", "3"], ["--log-std-init must lie in [-5, 2], got 3"]),
         (["--num-envs", "0"], ["--num-envs", "got 0"]),
         (["--shared-body"], ["--shared-body", "--critic-updates 1"]),
-        (["--env-id", "Unbounded-v0"], ["--env-id Unbounded-v0", "no bounds"]),
-        (["--env-id", "Matrix-v0"], ["--env-id Matrix-v0", "no vector"]),
+        (["--env-id", "Unbounded-v0"], ["--env-id Unbounded-v0", "no bounded vector"]),
+        (["--env-id", "Matrix-v0"], ["--env-id Matrix-v0", "no bounded vector"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )

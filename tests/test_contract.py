@@ -67,7 +67,7 @@ CASES = [
         "a2c_continuous",
         toy="IdentityBox-v0",
         target=36.0,
-        small={"num_envs": 4, "num_steps": 8},
+        small={"num_envs": 4, "num_steps": 8, "critic_updates": 2},
         other_task="MountainCarContinuous-v0",
         other_kind=("CartPole-v1", "a2c_discrete.py"),
     ),
