@@ -309,13 +309,13 @@ def test_every_weight_has_one_optimizer_group():
 
 
 def test_learns_the_identity(tmp_path):
-    """Greedy, all of 100 are right, with every seed from 0 to 2; the samples miss a third."""
-    changes = {"total_timesteps": 12_000, "gamma": 0.4, "actor_lr": 3e-3}
+    """Greedy, all of 25 are right, with every seed from 0 to 9; the samples miss a third."""
+    changes = {"total_timesteps": 12_000, "gamma": 0.4, "actor_lr": 3e-3, "critic_updates": 3}
     args = replace(SMALL, log_dir=str(tmp_path), **changes)
     agent, episodes = a2c.train(args)
-    assert np.mean([r for _, r, _ in episodes[-10:]]) > 50
+    assert np.mean([r for _, r, _ in episodes[-40:]]) > 11
     _, env = a2c.make_envs(args)
-    assert min(a2c.evaluate(agent, env, 3)) > 90
+    assert min(a2c.evaluate(agent, env, 3)) > 20
 
 
 # Bad input

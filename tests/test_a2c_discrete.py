@@ -398,12 +398,12 @@ def test_domain_randomization_is_drawn_at_the_automatic_reset():
 
 
 def test_learns_the_identity(tmp_path):
-    """Measured over seeds 0 to 9: 99.8 to 100 of 100 in the last training episodes."""
+    """Measured over seeds 0 to 9: 24.9 to 25 of 25 in the last training episodes."""
     args = small_args(tmp_path, total_timesteps=12_000, eval_episodes=3, gamma=0.4)
     agent, episodes = a2c.train(args)
-    assert np.mean([r for _, r, _ in episodes[-10:]]) > 95
+    assert np.mean([r for _, r, _ in episodes[-40:]]) > 23
     _, env = a2c.make_envs(args)
-    assert min(a2c.evaluate(agent, env, 3)) == 100
+    assert min(a2c.evaluate(agent, env, 3)) == 25
 
 
 def test_learns_cartpole(cli):

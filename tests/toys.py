@@ -37,7 +37,7 @@ class Scripted(gym.Env):
 
 
 class Identity(gym.Env):
-    """Pays 1 for the action that was observed; 100 steps an episode.
+    """Pays 1 for the action that was observed; 25 steps an episode.
 
     `space` says how the wanted action is shown: discrete, multidiscrete, dict or box. With box,
     the action is a number between -1 and n, and within 0.5 of the wanted one it is right.
@@ -73,11 +73,11 @@ class Identity(gym.Env):
         assert action in self.action_space
         reward = float(np.abs(action - self.wanted).item() < 0.5)
         self.t += 1
-        return self.observe(), reward, False, self.t == 100, {}
+        return self.observe(), reward, False, self.t == 25, {}
 
 
 class Poisoned(Identity):
-    """An Identity whose reward or observation is not finite at step 50 of each episode."""
+    """An Identity whose reward or observation is not finite at step 12 of each episode."""
 
     def __init__(self, where="reward", value=np.nan, box=False):
         super().__init__("box", box=box)
@@ -85,9 +85,9 @@ class Poisoned(Identity):
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
-        if self.t == 50 and self.where == "reward":
+        if self.t == 12 and self.where == "reward":
             reward = self.value
-        if self.t == 50 and self.where == "obs":
+        if self.t == 12 and self.where == "obs":
             obs = obs * self.value
         return obs, reward, terminated, truncated, info
 
