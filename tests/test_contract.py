@@ -27,6 +27,7 @@ class Case:
     toy: str  # an Identity environment with actions of its kind
     target: float  # a training return that it reaches on the toy, and an untrained one does not
     small: dict  # flags for a short run
+    steps: int  # of each environment between two updates in this run
     other_task: str  # an environment like the default one, for the refusal of its checkpoint
     other_kind: tuple[str, str]  # an environment that it cannot play, and the script that can
 
@@ -60,6 +61,7 @@ CASES = [
         toy="Identity-v0",
         target=9.0,
         small={"num_envs": 4, "num_steps": 8},
+        steps=8,
         other_task="Acrobot-v1",
         other_kind=("Pendulum-v1", "a2c_continuous.py"),
     ),
@@ -68,8 +70,18 @@ CASES = [
         toy="IdentityBox-v0",
         target=9.0,
         small={"num_envs": 4, "num_steps": 8, "critic_updates": 2},
+        steps=8,
         other_task="MountainCarContinuous-v0",
         other_kind=("CartPole-v1", "a2c_discrete.py"),
+    ),
+    Case(
+        "reinforce_baseline",
+        toy="Identity-v0",
+        target=9.0,
+        small={"num_envs": 4, "critic_updates": 2},
+        steps=25,
+        other_task="Acrobot-v1",
+        other_kind=("Pendulum-v1", "a2c_continuous.py"),
     ),
 ]
 
@@ -320,8 +332,8 @@ def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, where,
     assert "Traceback" not in outcome.err
     message = outcome.err.strip().splitlines()[-1]
     step = int(message.removeprefix("error: step ").split(":")[0])
-    envs, steps = case.small.get("num_envs", 1), case.small.get("num_steps", 1)
-    assert envs * 12 <= step <= envs * (12 + steps)  # it happens at step 12 of each environment
+    envs, when = case.small.get("num_envs", 1), 25 + 12  # of the steps of each environment
+    assert envs * when <= step <= envs * (when + case.steps)
     (path,) = tmp_path.glob("*/checkpoint.pt")
     state = torch.load(path, weights_only=True)
     assert state["global_step"] < step

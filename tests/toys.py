@@ -77,18 +77,21 @@ class Identity(gym.Env):
 
 
 class Poisoned(Identity):
-    """An Identity whose reward or observation is not finite at step 12 of each episode."""
+    """An Identity whose reward or observation is not finite at step 12 of the second episode."""
 
     def __init__(self, where="reward", value=np.nan, box=False):
         super().__init__("box", box=box)
-        self.where, self.value = where, value
+        self.where, self.value, self.episode = where, value, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode += 1
+        return super().reset(seed=seed, options=options)
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
-        if self.t == 12 and self.where == "reward":
-            reward = self.value
-        if self.t == 12 and self.where == "obs":
-            obs = obs * self.value
+        if self.episode == 2 and self.t == 12:
+            reward = self.value if self.where == "reward" else reward
+            obs = obs * self.value if self.where == "obs" else obs
         return obs, reward, terminated, truncated, info
 
 

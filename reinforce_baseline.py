@@ -1,0 +1,422 @@
+"""REINFORCE, the Monte-Carlo policy gradient, with a choice of baselines.
+
+N whole sessions (episodes) are played with the policy pi(a|s, theta). Then each action is made more
+likely, or less, by how much better than a baseline b(s) the rest of its session went.
+
+    G_t      = r_t+1 + gamma G_t+1                             the return, to the end of the session
+    L_actor  = -mean over sessions of sum over t of (G_t - b(s_t)) log pi(a_t|s_t)
+    L_critic = mean[(G_t - V(s_t))^2]                          K steps; only for b = V
+
+    --baseline none     b = 0, Williams' (1992) REINFORCE
+    --baseline mean     b = moving average of all returns of earlier sessions
+    --baseline value    b = V(s_t), learned (Sutton and Barto 2018, section 13.4)
+
+Whatever the baseline, as long as it does not depend on the action the expected gradient stays the
+same, and only its variance changes (TensorBoard: losses/policy_gradient_variance). So V is trained
+after it was used: fitted to these very returns first, it would depend on the actions behind them.
+It is a baseline and no critic, for it never stands in for rewards: nothing is bootstrapped. The one
+exception is a session that a time limit cut off, whose lost rest V can estimate (--bootstrap).
+
+The gamma^t in Sutton and Barto's box is left out, as practice does, since with it the late steps of
+a session would hardly be learned from; --discount-policy-gradient puts it back.
+
+    python reinforce_baseline.py          solves CartPole-v1 in seconds and ends with a line like
+                                          `evaluation: return 500.00 +- 0.00 over 10 episodes`
+    python reinforce_baseline.py --help   lists the flags
+"""
+
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
+#   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
+# ///
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Args:
+    # Run
+    seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
+    total_timesteps: int = 300_000  # environment steps, counted over all environments
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
+    torch_threads: int = 1  # for networks this small, more threads are slower
+    log_dir: str = "runs"  # every run makes a new folder in it
+    eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
+    capture_video: bool = False  # film the evaluation
+    target_return: float | None = None  # stop once the last 100 episodes average this or more
+    checkpoint_interval: float = 60.0  # seconds between two checkpoints
+    resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
+    # Environment
+    env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
+    num_envs: int = 16  # N, sessions played side by side between two updates
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # native where there is one, or sync
+    # Algorithm
+    baseline: Literal["none", "mean", "value"] = "value"  # b(s), see above
+    bootstrap: bool = True  # where a time limit cut a session off, add gamma V(s); needs V
+    discount_policy_gradient: bool = False  # weigh step t by gamma^t, as in the book's box
+    gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
+    mean_decay: float = 0.9  # what a new batch leaves of the moving average; for --baseline mean
+    actor_lr: float = 3e-3  # learning rate of the policy
+    critic_lr: float = 5e-3  # learning rate of the value baseline
+    anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
+    critic_updates: int = 10  # K, gradient steps of the value baseline for one of the policy
+    ent_coef: float = 0.0  # weight of the entropy bonus, per step, in units of the return
+    max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
+    hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
+    activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+
+    def __post_init__(self) -> None:
+        low = {"seed": 0, "target_return": -np.inf}
+        high = {"gamma": 1, "mean_decay": 1}
+        for name, value in asdict(self).items():
+            for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
+                least, most = low.get(name, int(type(x) is int)), high.get(name, np.inf)
+                if isinstance(x, int | float) and not least <= x <= most:
+                    flag = "--" + name.replace("_", "-")
+                    raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
+
+
+# THE EQUATIONS
+def discounted_returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
+    """G_t = r_t+1 + gamma G_t+1, in linear time; rewards (T, N), 0 after the end -> (T, N)."""
+    returns = rewards.copy()
+    for t in reversed(range(len(rewards) - 1)):
+        returns[t] += gamma * returns[t + 1]
+    return returns
+
+
+def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_sessions: int) -> Tensor:
+    """Its gradient is -1/N sum of (G - b) grad log pi over all steps of N sessions; (B,) -> ()."""
+    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would be (B, B)
+    return -(advantages.detach() * log_probs).sum() / num_sessions
+
+
+# THE NETWORKS
+def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
+    """Linear layers with orthogonal weights, and an activation after each but the last."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+        nn.init.orthogonal_(layers[-2].weight, 2**0.5)
+        nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*layers[:-1])
+
+
+class Agent(nn.Module):
+    """Policy pi(a|s), a categorical distribution given by its logits, and the baselines."""
+
+    def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
+        super().__init__()
+        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
+        self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
+        # Other gains for the last layers: the first policy prefers no action.
+        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
+        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+        self.register_buffer("mean_return", torch.zeros(()))
+
+    def value(self, obs: Tensor) -> Tensor:
+        """V(s): (..., obs_size) -> (...)."""
+        return self.critic(obs).squeeze(-1)
+
+    def baseline(self, obs: Tensor, kind: str) -> Tensor:
+        """b(s): (B, obs_size) -> (B,)."""
+        if kind == "value":
+            return self.value(obs).detach()
+        return (self.mean_return * (kind == "mean")).expand(len(obs))
+
+    @torch.inference_mode()
+    def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
+        """Actions drawn from pi, or the likeliest: (..., obs_size) -> (...)."""
+        logits = self.actor(obs)
+        if not greedy:  # -log of an exponential draw is Gumbel noise; its argmax draws from pi
+            logits -= torch.empty_like(logits).exponential_().log()
+        return logits.argmax(-1)
+
+    def log_prob_and_entropy(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi(a|s) and H(pi(.|s)): (B, obs_size), (B,) -> (B,), (B,)."""
+        log_pi = self.actor(obs).log_softmax(-1)
+        entropy = -(log_pi.exp() * log_pi).sum(-1)
+        return log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
+
+
+# THE ENVIRONMENTS
+class InputError(ValueError):
+    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+
+
+def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
+    """N environments to train in and one, as it is, to evaluate in; with flat observations."""
+    try:
+        env = gym.make(args.env_id)
+    except (gym.error.Error, ImportError, ValueError) as error:
+        raise InputError(f"--env-id {args.env_id}: {error}") from error
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        hint = "not Discrete; for Box there is a2c_continuous.py"
+        raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
+    if len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
+    if args.capture_video:
+        if "rgb_array" not in env.metadata["render_modes"]:
+            raise InputError(f"--capture-video: {args.env_id} draws no pictures")
+        env = gym.make(args.env_id, render_mode="rgb_array")
+    mode = None if args.vectorization == "auto" else args.vectorization
+    envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode)
+    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+        raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
+    if not isinstance(env.observation_space, gym.spaces.Box):
+        envs = gym.wrappers.vector.FlattenObservation(envs)
+    return envs, gym.wrappers.FlattenObservation(env)
+
+
+# EVALUATE, SAVE, LOAD
+def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
+    """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    returns, device = [0.0] * num_episodes, next(agent.parameters()).device
+    for episode in range(num_episodes):
+        (obs, _), done = env.reset(seed=episode), False
+        while not done:
+            obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+            action = env.action_space.start + agent.act(obs, greedy=True).item()
+            obs, reward, terminated, truncated, _ = env.step(action)
+            returns[episode] += float(reward)
+            done = terminated or truncated
+    return returns
+
+
+def load(path: str, **expected) -> dict:
+    """Read a checkpoint of this script whose args are as expected."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["args"] | {"script": state["script"]}
+    except Exception as error:  # which one depends on what the foreign file holds
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
+        raise InputError(f"--resume {path}: {reason}") from error
+    for name, value in {"script": Path(__file__).stem, **expected}.items():
+        if found[name] != value:
+            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    return state
+
+
+def start_run(args: Args) -> tuple[Path, SummaryWriter]:
+    """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
+    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.2f}"
+    folder = Path(args.log_dir, name.replace("/", "_").replace(":", "_"))
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
+    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
+    writer = SummaryWriter(folder)
+    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
+    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
+    return folder, writer
+
+
+# LEARN
+def gradient_variance(agent: Agent, obs, actions, advantages, sessions: list[Tensor]) -> Tensor:
+    """Variance of the policy gradient, the mean over N sessions; summed over all weights -> ().
+
+    Each session is given by the mask of its rows among the B: obs (B, obs_size), all else (B,).
+    """
+    gradients = []
+    for rows in sessions:
+        log_probs, _ = agent.log_prob_and_entropy(obs[rows], actions[rows])
+        loss = reinforce_loss(log_probs, advantages[rows], 1)
+        gradient = torch.autograd.grad(loss, agent.actor.parameters())
+        gradients.append(nn.utils.parameters_to_vector(gradient))
+    return torch.stack(gradients).var(0).sum() / len(sessions)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
+    """One gradient step; returns the length of the gradient before it is cut."""
+    optimizer.zero_grad()  # to None: the optimizer skips the network that the loss is not about
+    loss.backward()
+    groups = [group["params"] for group in optimizer.param_groups]
+    norms = [nn.utils.clip_grad_norm_(group, max_grad_norm) for group in groups]
+    optimizer.step()
+    return torch.stack(norms).norm()
+
+
+def update(agent: Agent, optimizer, sessions: tuple, args: Args, report: bool) -> dict:
+    """One step for the policy, then K for the value baseline; returns what to log of them.
+
+    The sessions: obs (T, N, obs_size), actions, rewards and live (T, N), where a session of fewer
+    than T steps is filled up with rows that are not live; then last_obs (N, obs_size) and cut (N,),
+    the state in which a time limit cut the session off, if one did.
+    """
+    obs, actions, rewards, live, last_obs, cut = sessions
+    device, N = next(agent.parameters()).device, len(cut)
+    if args.baseline == "value" and args.bootstrap:
+        rest = agent.value(torch.from_numpy(last_obs).to(device)).detach().cpu().numpy()
+        rewards = rewards.copy()
+        rewards[live.sum(0) - 1, range(N)] += args.gamma * cut * rest
+    t, session = live.nonzero()  # (B,) each
+    weights = args.gamma ** (t * args.discount_policy_gradient)  # gamma^t, or 1
+    arrays = obs[live], actions[live], discounted_returns(rewards, args.gamma)[live], weights
+    obs, actions, returns, weights = (torch.from_numpy(array).to(device) for array in arrays)
+
+    baseline = agent.baseline(obs, args.baseline).detach()
+    advantages = weights.float() * (returns - baseline)
+    log_probs, entropies = agent.log_prob_and_entropy(obs, actions)
+    policy_loss = reinforce_loss(log_probs, advantages, N)
+    loss = policy_loss - args.ent_coef * entropies.sum() / N
+    logs = {"policy_loss": policy_loss, "entropy": entropies.mean()}
+    logs["explained_variance"] = 1 - (returns - baseline).var() / returns.var()
+    if report and N > 1:
+        rows = [torch.from_numpy(session == n) for n in range(N)]
+        variance = gradient_variance(agent, obs, actions, advantages, rows)
+        logs["policy_gradient_variance"] = variance
+    logs["grad_norm"] = descend(optimizer, loss, args.max_grad_norm)
+    # Only now the baselines, so that they owe nothing to the actions that they judged.
+    agent.mean_return.lerp_(returns.mean(), 1 - args.mean_decay)
+    for _ in range(args.critic_updates * (args.baseline == "value")):
+        logs["value_loss"] = F.mse_loss(agent.value(obs), returns)
+        descend(optimizer, logs["value_loss"], args.max_grad_norm)
+    return logs
+
+
+def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
+    """Train, save, evaluate. Returns the agent and its episodes: (global step, return, length)."""
+    torch.set_num_threads(args.torch_threads)
+    torch.manual_seed(args.seed)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if args.device not in ("auto", "cpu", device.type):
+        raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
+    device = device if args.device == "auto" else torch.device(args.device)
+    envs, eval_env = make_envs(args)
+    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
+    agent = Agent(obs_size, act_size, args).to(device)
+    groups = [{"params": list(part.parameters())} for part in (agent.actor, agent.critic)]
+    optimizer = torch.optim.Adam(groups, eps=1e-5, fused=True)
+    global_step, episodes = 0, []
+    if args.resume:
+        same = ("env_id", "hidden_sizes", "activation")
+        state = load(args.resume, **{name: getattr(args, name) for name in same})
+        agent.load_state_dict(state["agent"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        global_step, episodes = state["global_step"], state["episodes"]
+    target = np.inf if args.target_return is None else args.target_return
+    folder, writer = start_run(args)
+    if args.capture_video:
+        eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
+
+    def save() -> None:
+        state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
+        state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
+        torch.save(state, folder / "checkpoint.tmp")
+        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
+
+    N = args.num_envs
+    # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
+    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
+    obs, _ = envs.reset(seed=seed)
+    if device.type != "cpu":  # whose generator is not in the checkpoint
+        torch.manual_seed(seed)
+
+    start_step, num_logged, log_time = global_step, len(episodes), 0.0
+    start_time = save_time = time.time()
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
+    try:
+        while True:
+            recent = [episode_return for _, episode_return, _ in episodes[-100:]]
+            solved = len(recent) == 100 and np.mean(recent) >= target
+            if solved or global_step >= args.total_timesteps:
+                break
+
+            # COLLECT N whole sessions. Who is through waits for the others, its rows not `live`.
+            rows, live = [], np.ones(N, bool)
+            last_obs, cut = np.zeros((N, obs_size), np.float32), np.zeros(N, bool)
+            while live.any():
+                obs = obs.astype(np.float32)
+                actions = agent.act(torch.from_numpy(obs).to(device)).cpu().numpy()
+                step = envs.step(actions + envs.single_action_space.start)
+                next_obs, rewards, terminated, truncated, _ = step
+                global_step += int(live.sum())
+                if not np.isfinite(next_obs[live]).all():
+                    raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
+                rows.append((obs, actions, np.where(live, rewards, 0).astype(np.float32), live))
+                ended = live & (terminated | truncated)
+                last_obs[ended], cut[ended] = next_obs[ended], ~terminated[ended]
+                obs, live = next_obs, live & ~ended
+            obs, actions, rewards, live = (np.stack(column) for column in zip(*rows))
+            for session_return, length in zip(rewards.sum(0), live.sum(0)):
+                episodes.append((global_step, float(session_return), int(length)))
+
+            # LEARN from them.
+            remaining = max(0, 1 - global_step / args.total_timesteps) if args.anneal_lr else 1
+            for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+                group["lr"] = rate * remaining
+            sessions = (obs, actions, rewards, live, last_obs, cut)
+            report = time.time() >= log_time + 0.5  # more often it costs more than 3 % of the run
+            losses = update(agent, optimizer, sessions, args, report)
+            if not losses["grad_norm"].isfinite():
+                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
+
+            obs, _ = envs.reset()
+
+            # REPORT
+            bar.update(global_step - bar.n)
+            if report:
+                log_time = time.time()
+                scalars = {f"losses/{name}": value for name, value in losses.items()}
+                scalars["charts/SPS"] = (global_step - start_step) / (log_time - start_time)
+                if new := episodes[num_logged:]:
+                    num_logged = len(episodes)
+                    means = np.mean(new, axis=0)
+                    _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
+                    last_100 = np.mean(episodes[-100:], axis=0)[1]
+                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
+                for tag, value in scalars.items():
+                    writer.add_scalar(tag, value, global_step)
+            if time.time() >= save_time + args.checkpoint_interval:
+                save_time = time.time()
+                save()
+    except KeyboardInterrupt:
+        save()
+        bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
+        raise
+    finally:
+        bar.close()
+        writer.close()
+        # Workers that a signal reached too may never answer again: do not wait for them.
+        envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
+    seconds = time.time() - start_time
+    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
+    if solved:
+        print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
+    save()
+    returns = evaluate(agent, eval_env, args.eval_episodes)
+    eval_env.close()
+    score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
+    print(f"evaluation: return {score} over {len(returns)} episodes")
+    return agent, episodes
+
+
+if __name__ == "__main__":
+    try:
+        args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
+        if args.resume:  # once more, now with the checkpoint's flags for those not given
+            args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
+        train(args)
+    except (InputError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
