@@ -72,7 +72,7 @@ class Args:
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # rmsprop is the A3C paper's
-    actor_lr: float = 2e-3  # learning rate of the actor, or of everything with --shared-body
+    actor_lr: float = 1e-3  # learning rate of the actor, or of everything with --shared-body
     critic_lr: float = 1e-3  # learning rate of the critic; K steps keep it ahead of the actor
     anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
     critic_updates: int = 10  # K, gradient steps of the critic for one of the actor

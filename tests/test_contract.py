@@ -83,6 +83,15 @@ CASES = [
         other_task="Acrobot-v1",
         other_kind=("Pendulum-v1", "a2c_continuous.py"),
     ),
+    Case(
+        "ac_td0",
+        toy="Identity-v0",
+        target=9.0,
+        small={},
+        steps=1,
+        other_task="Acrobot-v1",
+        other_kind=("Pendulum-v1", "a2c_continuous.py"),
+    ),
 ]
 
 

@@ -1,0 +1,346 @@
+"""One-step actor-critic, online: one environment, one update per step, as in the book's box.
+
+    Loop for each episode:                                     Sutton and Barto 2018, section 13.5,
+        S <- env.reset(), I <- 1                               one-step actor-critic (episodic)
+        While S is not terminal:
+            A ~ pi(.|S, theta); S', R <- env.step(A)
+            delta <- R + gamma V(S', w) - V(S, w)              V = 0 in a terminal state
+            w     <- w + alpha_w delta grad V(S, w)
+            theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
+            I <- gamma I; S <- S'
+
+    --critic v    the box: delta stands in for the advantage, whose sample it is
+    --critic q    Q actor-critic (QAC): A' ~ pi(.|S', theta) before the update, and taken after it;
+                  delta <- R + gamma Q(S', A', w) - Q(S, A, w), and the actor is weighted by Q(S, A)
+
+delta is computed once, from the weights before either update, and used by both. It is a
+semi-gradient: no gradient flows through the target. At a time limit the episode is over, but S' is
+not terminal: it is bootstrapped. Differences from the box: Adam by default (--optimizer sgd is the
+box), and I stays 1, without which the late steps of an episode would hardly be learned from
+(--discount-policy-gradient puts I <- gamma I back).
+
+    python ac_td0.py           solves CartPole-v1 in a minute or two and ends with a line like
+                               `evaluation: return 500.00 +- 0.00 over 10 episodes`
+    python ac_td0.py --help    lists the flags
+"""
+
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
+#   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
+# ///
+import math
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Args:
+    # Run
+    seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
+    total_timesteps: int = 200_000  # environment steps, one update each
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
+    torch_threads: int = 1  # for networks this small, more threads are slower
+    log_dir: str = "runs"  # every run makes a new folder in it
+    eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
+    capture_video: bool = False  # film the evaluation
+    target_return: float | None = None  # stop once the last 100 episodes average this or more
+    checkpoint_interval: float = 60.0  # seconds between two checkpoints
+    resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
+    # Environment
+    env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
+    # Algorithm
+    critic: Literal["v", "q"] = "v"  # state values and their TD error, or action values (QAC)
+    discount_policy_gradient: bool = False  # weigh step t by I = gamma^t, as in the book's box
+    gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
+    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's; its rates want to be larger
+    actor_lr: float = 3e-4  # learning rate of the actor, alpha_theta
+    critic_lr: float = 1e-3  # learning rate of the critic, alpha_w
+    hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
+    activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+
+    def __post_init__(self) -> None:
+        low, high = {"seed": 0, "target_return": -np.inf}, {"gamma": 1}
+        for name, value in asdict(self).items():
+            for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
+                least, most = low.get(name, int(type(x) is int)), high.get(name, np.inf)
+                if isinstance(x, int | float) and not least <= x <= most:
+                    flag = "--" + name.replace("_", "-")
+                    raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
+
+
+# THE EQUATIONS
+def td_error(reward, value: Tensor, next_value: Tensor, terminated, gamma: float) -> Tensor:
+    """delta = R + gamma V(S') - V(S), without the bootstrap in a terminal state; a constant."""
+    return (reward + gamma * (1 - terminated) * next_value - value).detach()
+
+
+def sample(logits: Tensor) -> Tensor:
+    """Draw from softmax(logits): -log of an exponential draw is Gumbel noise; (..., A) -> (...)."""
+    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+
+
+# THE NETWORKS
+def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
+    """Linear layers with orthogonal weights, and an activation after each but the last."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+        nn.init.orthogonal_(layers[-2].weight, 2**0.5)
+        nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*layers[:-1])
+
+
+class Agent(nn.Module):
+    """Actor pi(a|s), a categorical distribution given by its logits; critic V(s) or Q(s, .)."""
+
+    def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
+        super().__init__()
+        values = act_size if args.critic == "q" else 1
+        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
+        self.critic = mlp((obs_size, *args.hidden_sizes, values), args.activation)
+        # Other gains for the last layers: the first policy prefers no action.
+        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
+        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+
+    @torch.inference_mode()
+    def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
+        """Actions drawn from pi, or the likeliest: (..., obs_size) -> (...)."""
+        logits = self.actor(obs)
+        return logits.argmax(-1) if greedy else sample(logits)
+
+
+# THE ENVIRONMENT
+class InputError(ValueError):
+    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+
+
+def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
+    """One environment, with flat observations."""
+    try:
+        env = gym.make(args.env_id, **({"render_mode": render_mode} if render_mode else {}))
+    except (gym.error.Error, ImportError, ValueError) as error:
+        raise InputError(f"--env-id {args.env_id}: {error}") from error
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        hint = "not Discrete; for Box there is a2c_continuous.py"
+        raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
+    if len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
+    if args.capture_video and "rgb_array" not in env.metadata["render_modes"]:
+        raise InputError(f"--capture-video: {args.env_id} draws no pictures")
+    return gym.wrappers.FlattenObservation(env)
+
+
+# EVALUATE, SAVE, LOAD
+def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
+    """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    returns, device = [0.0] * num_episodes, next(agent.parameters()).device
+    for episode in range(num_episodes):
+        (obs, _), done = env.reset(seed=episode), False
+        while not done:
+            obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+            action = env.action_space.start + agent.act(obs, greedy=True).item()
+            obs, reward, terminated, truncated, _ = env.step(action)
+            returns[episode] += float(reward)
+            done = terminated or truncated
+    return returns
+
+
+def load(path: str, **expected) -> dict:
+    """Read a checkpoint of this script whose args are as expected."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["args"] | {"script": state["script"]}
+    except Exception as error:  # which one depends on what the foreign file holds
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
+        raise InputError(f"--resume {path}: {reason}") from error
+    for name, value in {"script": Path(__file__).stem, **expected}.items():
+        if found[name] != value:
+            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    return state
+
+
+def start_run(args: Args) -> tuple[Path, SummaryWriter]:
+    """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
+    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.2f}"
+    folder = Path(args.log_dir, name.replace("/", "_").replace(":", "_"))
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
+    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
+    writer = SummaryWriter(folder)
+    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
+    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
+    return folder, writer
+
+
+# LEARN
+def update(agent: Agent, optimizer, log_prob: Tensor, step: tuple, gamma_t: float, args: Args):
+    """Both updates of the box, from one delta; log_prob is log pi(A|S) with its graph.
+
+    The step: obs (obs_size), action, reward, next_obs, next_action (for Q only) and terminated.
+    Returns delta and V(S), or Q(S, A), from before the update.
+    """
+    obs, action, reward, next_obs, next_action, terminated = step
+    column, next_column = (action, next_action) if args.critic == "q" else (0, 0)
+    value, next_value = agent.critic(obs)[column], agent.critic(next_obs)[next_column]
+    delta = td_error(reward, value, next_value, terminated, args.gamma)
+    weight = value.detach() if args.critic == "q" else delta
+    optimizer.zero_grad()
+    # delta grad V and I delta grad log pi, to the letter; with a minus, as optimizers descend.
+    torch.autograd.backward((value, log_prob), (-delta, -gamma_t * weight))
+    optimizer.step()
+    return delta, value.detach()
+
+
+def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
+    """Train, save, evaluate. Returns the agent and its episodes: (global step, return, length)."""
+    torch.set_num_threads(args.torch_threads)
+    torch.manual_seed(args.seed)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if args.device not in ("auto", "cpu", device.type):
+        raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
+    device = device if args.device == "auto" else torch.device(args.device)
+    env, eval_env = make_env(args), make_env(args, "rgb_array" if args.capture_video else None)
+    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
+    agent = Agent(obs_size, act_size, args).to(device)
+    rates = (agent.actor, args.actor_lr), (agent.critic, args.critic_lr)
+    groups = [{"params": list(network.parameters()), "lr": rate} for network, rate in rates]
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
+    optimizer = kind(groups, fused=True)
+    global_step, episodes = 0, []
+    if args.resume:
+        same = ("env_id", "hidden_sizes", "activation", "critic", "optimizer")
+        state = load(args.resume, **{name: getattr(args, name) for name in same})
+        agent.load_state_dict(state["agent"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        global_step, episodes = state["global_step"], state["episodes"]
+    target = np.inf if args.target_return is None else args.target_return
+    folder, writer = start_run(args)
+    if args.capture_video:
+        eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
+
+    def save() -> None:
+        state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
+        state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
+        torch.save(state, folder / "checkpoint.tmp")
+        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
+
+    # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
+    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
+    reset_seed, episode_over, window = seed, True, []
+    if device.type != "cpu":  # whose generator is not in the checkpoint
+        torch.manual_seed(seed)
+
+    def solved() -> bool:
+        recent = [episode_return for _, episode_return, _ in episodes[-100:]]
+        return len(recent) == 100 and np.mean(recent) >= target
+
+    start_step, num_logged = global_step, len(episodes)
+    start_time = save_time = log_time = time.time()
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
+    try:
+        while global_step < args.total_timesteps and not (episode_over and solved()):
+            # COLLECT one step.
+            if episode_over:
+                obs, _ = env.reset(seed=reset_seed)
+                obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+                next_action, reset_seed, episode_return, episode_length = None, None, 0.0, 0
+                gamma_t = 1.0  # I in the book
+            log_pi = agent.actor(obs).log_softmax(-1)
+            action = sample(log_pi.detach()).item() if next_action is None else next_action
+            next_obs, reward, terminated, truncated, _ = env.step(env.action_space.start + action)
+            episode_over, episode_return = terminated or truncated, episode_return + float(reward)
+            global_step, episode_length = global_step + 1, episode_length + 1
+            if not np.isfinite(next_obs).all():
+                raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
+            next_obs = torch.as_tensor(next_obs, dtype=torch.float32, device=device)
+            if args.critic == "q":  # A', taken before the update
+                next_action = agent.act(next_obs).item()
+
+            # LEARN from it.
+            step = (obs, action, float(reward), next_obs, next_action, terminated)
+            log_prob = log_pi[action]
+            delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
+            if not math.isfinite(delta):
+                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
+            window.append((log_pi.detach(), log_prob.detach(), delta, value))
+            gamma_t *= args.gamma if args.discount_policy_gradient else 1.0
+            obs = next_obs
+            if episode_over:
+                episodes.append((global_step, episode_return, episode_length))
+
+            # REPORT
+            if time.time() >= log_time + 0.25:  # more often it costs up to a tenth of the run
+                bar.update(global_step - bar.n)
+                log_time = time.time()
+                log_pis, chosen, deltas, values = (torch.stack(column) for column in zip(*window))
+                weights = deltas if args.critic == "v" else values
+                norms = [weight.grad.norm() for weight in agent.parameters()]
+                scalars = {
+                    "losses/policy_loss": -(weights * chosen).mean(),
+                    "losses/value_loss": deltas.pow(2).mean(),
+                    "losses/entropy": -(log_pis.exp() * log_pis).sum(-1).mean(),
+                    "losses/explained_variance": 1 - deltas.var() / (values + deltas).var(),
+                    "losses/grad_norm": torch.stack(norms).norm(),
+                    "charts/SPS": (global_step - start_step) / (log_time - start_time),
+                }
+                window.clear()
+                if new := episodes[num_logged:]:
+                    num_logged = len(episodes)
+                    means = np.mean(new, axis=0)
+                    _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
+                    last_100 = np.mean(episodes[-100:], axis=0)[1]
+                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
+                for tag, value in scalars.items():
+                    writer.add_scalar(tag, value, global_step)
+            if time.time() >= save_time + args.checkpoint_interval:
+                save_time = time.time()
+                save()
+    except KeyboardInterrupt:
+        save()
+        bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
+        raise
+    finally:
+        bar.close()
+        writer.close()
+        env.close()
+    seconds = time.time() - start_time
+    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
+    if solved():
+        print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
+    save()
+    returns = evaluate(agent, eval_env, args.eval_episodes)
+    eval_env.close()
+    score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
+    print(f"evaluation: return {score} over {len(returns)} episodes")
+    return agent, episodes
+
+
+if __name__ == "__main__":
+    try:
+        args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
+        if args.resume:  # once more, now with the checkpoint's flags for those not given
+            args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
+        train(args)
+    except (InputError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
