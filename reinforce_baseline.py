@@ -226,6 +226,30 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     return folder, writer
 
 
+# COLLECT
+def play(agent: Agent, envs: gym.vector.VectorEnv) -> tuple:
+    """Play one whole session in each of N environments; who is through waits for the others.
+
+    Returns obs (T, N, obs_size), actions, rewards and live (T, N), where a session of fewer than T
+    steps is filled up with rows that are not live; then last_obs (N, obs_size) and cut (N,): the
+    state in which a time limit cut the session off, if one did.
+    """
+    obs, _ = envs.reset()
+    rows, live = [], np.ones(len(obs), bool)
+    last_obs, cut = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
+    device = next(agent.parameters()).device
+    while live.any():
+        obs = obs.astype(np.float32)
+        actions = agent.act(torch.from_numpy(obs).to(device)).cpu().numpy()
+        step = envs.step(actions + envs.single_action_space.start)
+        next_obs, rewards, terminated, truncated, _ = step
+        rows.append((obs, actions, np.where(live, rewards, 0).astype(np.float32), live))
+        ended = live & (terminated | truncated)
+        last_obs[ended], cut[ended] = next_obs[ended], ~terminated[ended]
+        obs, live = next_obs, live & ~ended
+    return *(np.stack(column) for column in zip(*rows)), last_obs, cut
+
+
 # LEARN
 def gradient_variance(agent: Agent, obs, actions, advantages, sessions: list[Tensor]) -> Tensor:
     """Variance of the policy gradient, the mean over N sessions; summed over all weights -> ().
@@ -252,12 +276,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
 
 
 def update(agent: Agent, optimizer, sessions: tuple, args: Args, report: bool) -> dict:
-    """One step for the policy, then K for the value baseline; returns what to log of them.
-
-    The sessions: obs (T, N, obs_size), actions, rewards and live (T, N), where a session of fewer
-    than T steps is filled up with rows that are not live; then last_obs (N, obs_size) and cut (N,),
-    the state in which a time limit cut the session off, if one did.
-    """
+    """One step for the policy, then K for the value baseline; returns what to log of them."""
     obs, actions, rewards, live, last_obs, cut = sessions
     device, N = next(agent.parameters()).device, len(cut)
     if args.baseline == "value" and args.bootstrap:
@@ -322,10 +341,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         torch.save(state, folder / "checkpoint.tmp")
         (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
 
-    N = args.num_envs
     # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
     seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
-    obs, _ = envs.reset(seed=seed)
+    envs.reset(seed=seed)
     if device.type != "cpu":  # whose generator is not in the checkpoint
         torch.manual_seed(seed)
 
@@ -339,22 +357,11 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if solved or global_step >= args.total_timesteps:
                 break
 
-            # COLLECT N whole sessions. Who is through waits for the others, its rows not `live`.
-            rows, live = [], np.ones(N, bool)
-            last_obs, cut = np.zeros((N, obs_size), np.float32), np.zeros(N, bool)
-            while live.any():
-                obs = obs.astype(np.float32)
-                actions = agent.act(torch.from_numpy(obs).to(device)).cpu().numpy()
-                step = envs.step(actions + envs.single_action_space.start)
-                next_obs, rewards, terminated, truncated, _ = step
-                global_step += int(live.sum())
-                if not np.isfinite(next_obs[live]).all():
-                    raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
-                rows.append((obs, actions, np.where(live, rewards, 0).astype(np.float32), live))
-                ended = live & (terminated | truncated)
-                last_obs[ended], cut[ended] = next_obs[ended], ~terminated[ended]
-                obs, live = next_obs, live & ~ended
-            obs, actions, rewards, live = (np.stack(column) for column in zip(*rows))
+            # COLLECT N whole sessions.
+            sessions = obs, _, rewards, live, _, _ = play(agent, envs)
+            global_step += int(live.sum())
+            if not np.isfinite(obs[live]).all():
+                raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
             for session_return, length in zip(rewards.sum(0), live.sum(0)):
                 episodes.append((global_step, float(session_return), int(length)))
 
@@ -362,13 +369,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             remaining = max(0, 1 - global_step / args.total_timesteps) if args.anneal_lr else 1
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
                 group["lr"] = rate * remaining
-            sessions = (obs, actions, rewards, live, last_obs, cut)
             report = time.time() >= log_time + 0.5  # more often it costs more than 3 % of the run
             losses = update(agent, optimizer, sessions, args, report)
             if not losses["grad_norm"].isfinite():
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
-
-            obs, _ = envs.reset()
 
             # REPORT
             bar.update(global_step - bar.n)
