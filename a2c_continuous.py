@@ -1,28 +1,28 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
 The algorithm is that of a2c_discrete.py, "it doesn't change, just plug in a different pi": here a
-Gaussian whose mean is a network's output and whose deviation is a weight for each dimension.
+Gaussian whose mean is a network's output and whose deviation is exp(log sigma), a free weight for
+each dimension i, the same in all states. (PI is the number, pi the policy.)
 
-    pi(a|s)  = N(a; mu(s), diag sigma^2)                       in half-ranges of the action space
-    log pi   = -sum over dimensions of (a - mu)^2 / (2 sigma^2) + log sigma + log(2 pi) / 2
-    H(pi)    = sum over dimensions of log sigma + log(2 pi e) / 2
+    pi(a|s)  = N(a; mu(s), diag sigma^2)                       the bounds of each action: -1 and 1
+    log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]
+    H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]           its entropy
     delta_t  = r_t+1 + gamma V(s_t+1) - V(s_t)                 TD error; V = 0 in a terminal state
     A_t      = delta_t + gamma lambda A_t+1                    GAE (Schulman et al. 2016, section 3)
     G_t      = A_t + V(s_t)                                    the return; a constant, like A_t
     L_critic = vf_coef mean[(G_t - V(s_t))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A_t log pi(a_t|s_t)] - beta mean[H(pi)]   A3C (Mnih et al. 2016, section 4)
 
-What does change in practice is scale. Actions: -1 and 1 are the bounds of each dimension; a sample
-beyond them is cut for the environment only, since log pi is that of the sample, not of its copy.
-Observations: shifted and scaled to mean 0 and deviation 1. Rewards: divided by the deviation of the
-discounted return. These statistics run along with training and stand still in evaluation.
+What does change in practice is scale. Actions: a sample beyond the bounds is cut for the
+environment only; log pi is that of the sample, not of its copy. Observations: shifted and scaled to
+mean 0 and deviation 1. Rewards: divided by the deviation of R_t = r_t+1 + gamma R_t-1, with their
+mean kept. These statistics run along with training and stand still in evaluation; what lies beyond
+10 deviations is cut. All else is as in the twin: T steps of N environments, then K steps of the
+critic with new targets in each, and in the last of them the one of the actor; w_old are the weights
+before the first. RMSprop is PyTorch's, with epsilon outside the root.
 
-N environments are played for T steps; the critic makes K gradient steps towards the returns, and in
-the last of them the actor makes its one. K is the inner loop of SLM-Lab's "Simple Actor Critic",
-w_old the weights before it. RMSprop is PyTorch's, with epsilon outside the root.
-
-    python a2c_continuous.py         learns Pendulum-v1 in a minute and ends with a line like
-                                     `evaluation: return -140.10 +- 84.28 over 10 episodes`
+    python a2c_continuous.py         learns Pendulum-v1 in a minute or two and ends with a line like
+                                     `evaluation: return -135.00 +- 80.00 over 10 episodes`
     python a2c_continuous.py --help  lists the flags
 """
 
@@ -58,13 +58,13 @@ class Args:
     log_dir: str = "runs"  # every run makes a new folder in it
     eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
     capture_video: bool = False  # film the evaluation
-    target_return: float | None = None  # stop once the last 100 episodes average this or more
+    target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
     env_id: str = "Pendulum-v1"  # any Gymnasium id with bounded Box actions, no image observation
     num_envs: int = 16  # N; the more, the less the batch depends on one episode
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # native where there is one, or sync
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     norm_obs: bool = True  # shift and scale observations to mean 0 and deviation 1
     norm_reward: bool = True  # divide rewards by the deviation of the discounted return
     # Algorithm
@@ -80,19 +80,20 @@ class Args:
     proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
     vf_coef: float = 0.5  # weight of the critic's loss against the actor's and the proximal term
     ent_coef: float = 0.0  # beta, weight of the entropy: keeps the policy from deciding too early
-    norm_adv: bool = True  # scale advantages to deviation 1, so that ent_coef suits any reward
+    norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
-    log_std_init: float = -0.5  # log sigma at first; a half-range is 1, so 0 often hits the bounds
+    log_std_init: float = -0.5  # log sigma at first; at 0 a third of the samples is out of bounds
     shared_body: bool = False  # one body with two heads, trained by the joint loss
 
     def __post_init__(self) -> None:
         low = {"seed": 0, "target_return": -np.inf, "num_steps": 2, "log_std_init": -5}
         high = {"gamma": 1, "gae_lambda": 1, "log_std_init": 2}
         for name, value in asdict(self).items():
-            for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
-                least, most = low.get(name, int(type(x) is int)), high.get(name, np.inf)
+            counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
+            least, most = low.get(name, int(counts)), high.get(name, np.inf)
+            for x in value if isinstance(value, tuple) else (value,):
                 if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
@@ -129,8 +130,8 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 
 def rescale(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
     """The environment's copy of the actions: -1 becomes low, 1 high, and what is beyond is cut."""
-    share = (actions.clip(-1, 1) + 1) / 2
-    return (1 - share) * space.low + share * space.high  # exactly low and high at the ends
+    share = (actions + 1) / 2
+    return ((1 - share) * space.low + share * space.high).clip(space.low, space.high)
 
 
 # THE NETWORKS
@@ -145,7 +146,7 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
 
 
 class RunningStatistics(nn.Module):
-    """Mean and variance of all that was seen, chunk by chunk (Chan et al. 1983); in float64."""
+    """Mean and variance of all that was seen, batch by batch (Chan et al. 1983); in float64."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
@@ -157,11 +158,11 @@ class RunningStatistics(nn.Module):
         return self  # stays on the CPU, where the data are, and in float64, which mps has not
 
     def update(self, batch: np.ndarray) -> None:
-        """Take in a chunk (B, *shape)."""
-        chunk, share = torch.from_numpy(batch).double(), len(batch) / (self.count + len(batch))
-        delta = chunk.mean(0) - self.mean
+        """Take in a batch (B, *shape)."""
+        batch, share = torch.from_numpy(batch).double(), len(batch) / (self.count + len(batch))
+        delta = batch.mean(0) - self.mean
         self.count += len(batch)
-        self.var.lerp_(chunk.var(0, correction=0), share).add_(share * (1 - share) * delta**2)
+        self.var.lerp_(batch.var(0, correction=0), share).add_(share * (1 - share) * delta**2)
         self.mean += share * delta
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -177,12 +178,12 @@ class Agent(nn.Module):
         super().__init__()
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        # Other gains for the last layers: the first policy prefers no action.
+        # Other gains for the last layers: the first policy is about the same in all states.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
-        self.actor.log_std = nn.Parameter(torch.full((act_size,), args.log_std_init))
+        self.actor.log_std = nn.Parameter(torch.ones(act_size) * args.log_std_init)
         self.obs_statistics = RunningStatistics(obs_size)
         self.return_statistics = RunningStatistics()
 
@@ -191,9 +192,9 @@ class Agent(nn.Module):
         return self.critic(self.obs_statistics.normalize(obs)).squeeze(-1)
 
     def mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """mu(s), log sigma where exp is harmless: (..., obs_size) -> (..., act_size) twice."""
+        """mu(s) and log sigma: (..., obs_size) -> two of (..., act_size)."""
         mean = self.actor(self.obs_statistics.normalize(obs))
-        return mean, self.actor.log_std.clamp(-5, 2).expand_as(mean)
+        return mean, self.actor.log_std.expand_as(mean)
 
     @torch.inference_mode()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
@@ -296,7 +297,7 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
 def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args: Args) -> dict:
     """K steps for the critic, the last of them also the actor's; returns what to log of it.
 
-    The rollout: obs (T+1, N, obs_size), then actions, rewards, terminated, done and live (T, N).
+    The rollout: obs (T+1, N, obs_size), then actions, rewards, terminated, done, live (T, N, ...).
     """
     obs, actions, rewards, terminated, done, live = rollout
     device = next(agent.parameters()).device
@@ -306,11 +307,11 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args:
     batch_obs, batch_actions = obs[:-1][mask], torch.from_numpy(actions[live]).to(device)
     w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
     for k in range(1, args.critic_updates + 1):
-        values = agent.value(obs)  # (T+1, N)
-        v = values.detach().cpu().numpy()
+        all_values = agent.value(obs)  # (T+1, N)
+        v = all_values.detach().cpu().numpy()  # short loops are faster in NumPy
         gae = compute_gae(rewards, v, terminated, done, args.gamma, args.gae_lambda)
         advantages = torch.from_numpy(gae[live]).to(device)  # (T, N) -> (B,), without the resets
-        values = values[:-1][mask]
+        values = all_values[:-1][mask]
         returns = advantages + values.detach()
         critic_loss = value_loss(values, returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
@@ -329,6 +330,7 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args:
         groups = [group["params"] for group in optimizer.param_groups]
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()
+    agent.actor.log_std.data.clamp_(-5, 2)  # where exp is harmless
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
     unexplained = (returns - values).var(correction=0) / returns.var(correction=0)
     return losses | {"grad_norm": torch.stack(norms).norm(), "explained_variance": 1 - unexplained}
@@ -354,7 +356,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
-    target = np.inf if args.target_return is None else args.target_return
     folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
@@ -374,12 +375,12 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     actions, rewards = np.zeros((T, N, act_size), np.float32), np.zeros((T, N), np.float32)
     terminated, done, live = np.zeros((3, T, N), bool)
     rollout = (obs, actions, rewards, terminated, done, live)
-    discounted = np.zeros((T, N))  # return of the episode so far, what came before times gamma
+    discounted = np.zeros((T, N))  # R_t = r_t+1 + gamma R_t-1: what came so far, not what will come
     episode_return, episode_length = np.zeros(N), np.zeros(N, int)
     # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
     seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
     obs[T], _ = envs.reset(seed=seed)
-    if device.type != "cpu":  # whose generator is not in the checkpoint
+    if device.type != "cpu":  # the checkpoint holds the CPU's generator only
         torch.manual_seed(seed)
 
     start_step, num_logged, log_time = global_step, len(episodes), 0.0
@@ -387,8 +388,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
     try:
         while True:
-            recent = [episode_return for _, episode_return, _ in episodes[-100:]]
-            solved = len(recent) == 100 and np.mean(recent) >= target
+            recent = [r for _, r, _ in episodes[-100:]]
+            solved = len(recent) == 100 and np.mean(recent) >= args.target_return
             if solved or global_step >= args.total_timesteps:
                 break
 
@@ -396,7 +397,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             obs[0] = obs[T]
             for t in range(T):
                 actions[t] = agent.act(torch.from_numpy(obs[t]).to(device)).cpu()
-                step = envs.step(rescale(actions[t], eval_env.action_space))
+                step = envs.step(rescale(actions[t], envs.single_action_space))
                 obs[t + 1], rewards[t], terminated[t], truncated, _ = step
                 live[t] = ~done[t - 1]  # for t = 0, the last row of the rollout before
                 done[t] = terminated[t] | truncated
@@ -421,7 +422,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if not losses["grad_norm"].isfinite():
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
 
-            if args.norm_obs:  # only now: the policy that is judged must be the one that acted
+            if args.norm_obs:  # only now: update() has to see the policy as it acted
                 agent.obs_statistics.update(obs[:-1][live])
 
             # REPORT
@@ -453,7 +454,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
     if solved:
-        print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
+        target = f"target return {args.target_return} reached"
+        print(f"{target} at step {global_step} after {seconds:.2f} s")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

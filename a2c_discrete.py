@@ -14,9 +14,9 @@ lambda = 0 is the one-step TD error; with lambda = 1, G_t is the n-step return: 
 of the rollout, then the bootstrap. The K steps are the inner loop of SLM-Lab's "Simple Actor
 Critic", each with new targets; w_old are the weights before the first, so that kappa acts from the
 second on. K = 1 is the textbook's case: one TD error, used by both. Differences from the sources:
-the environments run in step, not in A3C's threads; A_t is scaled to deviation 1; RMSprop is
-PyTorch's, with epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with
-which the late steps of an episode would hardly be learned from.
+the environments run in step, not in A3C's threads; A_t is brought to mean 0 and deviation 1;
+RMSprop is PyTorch's, with epsilon outside the root; practice drops the gamma^t of Sutton and
+Barto's box, with which the late steps of an episode would hardly be learned from.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -55,13 +55,13 @@ class Args:
     log_dir: str = "runs"  # every run makes a new folder in it
     eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
     capture_video: bool = False  # film the evaluation
-    target_return: float | None = None  # stop once the last 100 episodes average this or more
+    target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     num_envs: int = 32  # N; the more, the less the batch depends on one episode
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # native where there is one, or sync
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
     # Algorithm
     num_steps: int = 16  # T, steps of each environment between two updates; one may be a reset
@@ -76,7 +76,7 @@ class Args:
     proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
     vf_coef: float = 0.5  # weight of the critic's loss against the actor's and the proximal term
     ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
-    norm_adv: bool = True  # scale advantages to deviation 1, so that ent_coef suits any reward
+    norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
@@ -86,8 +86,9 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf, "num_steps": 2}
         high = {"gamma": 1, "gae_lambda": 1}
         for name, value in asdict(self).items():
-            for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
-                least, most = low.get(name, int(type(x) is int)), high.get(name, np.inf)
+            counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
+            least, most = low.get(name, int(counts)), high.get(name, np.inf)
+            for x in value if isinstance(value, tuple) else (value,):
                 if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
@@ -140,7 +141,7 @@ class Agent(nn.Module):
         super().__init__()
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        # Other gains for the last layers: the first policy prefers no action.
+        # Other gains for the last layers: the first policy is about the same in all states.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         if args.shared_body:
@@ -268,7 +269,7 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
 def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args: Args) -> dict:
     """K steps for the critic, the last of them also the actor's; returns what to log of it.
 
-    The rollout: obs (T+1, N, obs_size), then actions, rewards, terminated, done and live (T, N).
+    The rollout: obs (T+1, N, obs_size), then actions, rewards, terminated, done, live (T, N, ...).
     """
     obs, actions, rewards, terminated, done, live = rollout
     device = next(agent.parameters()).device
@@ -276,11 +277,11 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args:
     batch_obs, batch_actions = obs[:-1][mask], torch.from_numpy(actions[live]).to(device)
     w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
     for k in range(1, args.critic_updates + 1):
-        values = agent.value(obs)  # (T+1, N)
-        v = values.detach().cpu().numpy()
+        all_values = agent.value(obs)  # (T+1, N)
+        v = all_values.detach().cpu().numpy()  # short loops are faster in NumPy
         gae = compute_gae(rewards, v, terminated, done, args.gamma, args.gae_lambda)
         advantages = torch.from_numpy(gae[live]).to(device)  # (T, N) -> (B,), without the resets
-        values = values[:-1][mask]
+        values = all_values[:-1][mask]
         returns = advantages + values.detach()
         critic_loss = value_loss(values, returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
@@ -324,7 +325,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
-    target = np.inf if args.target_return is None else args.target_return
     folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
@@ -348,7 +348,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
     seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
     obs[T], _ = envs.reset(seed=seed)
-    if device.type != "cpu":  # whose generator is not in the checkpoint
+    if device.type != "cpu":  # the checkpoint holds the CPU's generator only
         torch.manual_seed(seed)
 
     start_step, num_logged, log_time = global_step, len(episodes), 0.0
@@ -356,8 +356,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
     try:
         while True:
-            recent = [episode_return for _, episode_return, _ in episodes[-100:]]
-            solved = len(recent) == 100 and np.mean(recent) >= target
+            recent = [r for _, r, _ in episodes[-100:]]
+            solved = len(recent) == 100 and np.mean(recent) >= args.target_return
             if solved or global_step >= args.total_timesteps:
                 break
 
@@ -416,7 +416,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
     if solved:
-        print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
+        target = f"target return {args.target_return} reached"
+        print(f"{target} at step {global_step} after {seconds:.2f} s")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

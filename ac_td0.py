@@ -9,15 +9,15 @@
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
-    --critic v    the box: delta stands in for the advantage, whose sample it is
-    --critic q    Q actor-critic (QAC): A' ~ pi(.|S', theta) before the update, and taken after it;
-                  delta <- R + gamma Q(S', A', w) - Q(S, A, w), and the actor is weighted by Q(S, A)
+    --critic v    the box; delta is a one-sample estimate of the advantage, exact on average if V is
+    --critic q    Q actor-critic (QAC): A', the next action, is drawn before the update;
+                  delta <- R + gamma Q(S', A', w) - Q(S, A, w), and Q(S, A, w) weighs grad log pi
 
 delta is computed once, from the weights before either update, and used by both. It is a
 semi-gradient: no gradient flows through the target. At a time limit the episode is over, but S' is
-not terminal: it is bootstrapped. Differences from the box: Adam by default (--optimizer sgd is the
-box), and I stays 1, without which the late steps of an episode would hardly be learned from
-(--discount-policy-gradient puts I <- gamma I back).
+not terminal: it is bootstrapped. Differences from the box: Adam, and I stays 1, since with gamma^t
+the late steps of an episode would hardly be learned from. The box to the letter is
+--optimizer sgd --discount-policy-gradient, with larger rates.
 
     python ac_td0.py           solves CartPole-v1 in a minute or two and ends with a line like
                                `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -56,7 +56,7 @@ class Args:
     log_dir: str = "runs"  # every run makes a new folder in it
     eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
     capture_video: bool = False  # film the evaluation
-    target_return: float | None = None  # stop once the last 100 episodes average this or more
+    target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
@@ -74,8 +74,9 @@ class Args:
     def __post_init__(self) -> None:
         low, high = {"seed": 0, "target_return": -np.inf}, {"gamma": 1}
         for name, value in asdict(self).items():
-            for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
-                least, most = low.get(name, int(type(x) is int)), high.get(name, np.inf)
+            counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
+            least, most = low.get(name, int(counts)), high.get(name, np.inf)
+            for x in value if isinstance(value, tuple) else (value,):
                 if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
@@ -83,7 +84,7 @@ class Args:
 
 # THE EQUATIONS
 def td_error(reward, value: Tensor, next_value: Tensor, terminated, gamma: float) -> Tensor:
-    """delta = R + gamma V(S') - V(S), without the bootstrap in a terminal state; a constant."""
+    """delta = R + gamma V(S') - V(S), V(S') = 0 if terminal; no gradient flows through it."""
     return (reward + gamma * (1 - terminated) * next_value - value).detach()
 
 
@@ -111,7 +112,7 @@ class Agent(nn.Module):
         values = act_size if args.critic == "q" else 1
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, values), args.activation)
-        # Other gains for the last layers: the first policy prefers no action.
+        # Other gains for the last layers: the first policy is about the same in all states.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
 
@@ -191,12 +192,13 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
 def update(agent: Agent, optimizer, log_prob: Tensor, step: tuple, gamma_t: float, args: Args):
     """Both updates of the box, from one delta; log_prob is log pi(A|S) with its graph.
 
-    The step: obs (obs_size), action, reward, next_obs, next_action (for Q only) and terminated.
+    The step: obs (obs_size), action, reward, next_obs, next_action (None for V) and terminated.
     Returns delta and V(S), or Q(S, A), from before the update.
     """
     obs, action, reward, next_obs, next_action, terminated = step
-    column, next_column = (action, next_action) if args.critic == "q" else (0, 0)
-    value, next_value = agent.critic(obs)[column], agent.critic(next_obs)[next_column]
+    columns = (action, next_action) if args.critic == "q" else (0, 0)  # V has one output
+    values = agent.critic(torch.stack((obs, next_obs)))
+    value, next_value = values[0, columns[0]], values[1, columns[1]]
     delta = td_error(reward, value, next_value, terminated, args.gamma)
     weight = value.detach() if args.critic == "q" else delta
     optimizer.zero_grad()
@@ -217,8 +219,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     env, eval_env = make_env(args), make_env(args, "rgb_array" if args.capture_video else None)
     obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
     agent = Agent(obs_size, act_size, args).to(device)
-    rates = (agent.actor, args.actor_lr), (agent.critic, args.critic_lr)
-    groups = [{"params": list(network.parameters()), "lr": rate} for network, rate in rates]
+    groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
+    groups += [{"params": agent.critic.parameters(), "lr": args.critic_lr}]
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
     optimizer = kind(groups, fused=True)
     global_step, episodes = 0, []
@@ -227,9 +229,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         state = load(args.resume, **{name: getattr(args, name) for name in same})
         agent.load_state_dict(state["agent"])
         optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+            group["lr"] = rate  # the flags' rather than the checkpoint's
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
-    target = np.inf if args.target_return is None else args.target_return
     folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
@@ -244,12 +247,12 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
     seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
     reset_seed, episode_over, window = seed, True, []
-    if device.type != "cpu":  # whose generator is not in the checkpoint
+    if device.type != "cpu":  # the checkpoint holds the CPU's generator only
         torch.manual_seed(seed)
 
     def solved() -> bool:
-        recent = [episode_return for _, episode_return, _ in episodes[-100:]]
-        return len(recent) == 100 and np.mean(recent) >= target
+        recent = [r for _, r, _ in episodes[-100:]]
+        return len(recent) == 100 and np.mean(recent) >= args.target_return
 
     start_step, num_logged = global_step, len(episodes)
     start_time = save_time = log_time = time.time()
@@ -277,7 +280,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             step = (obs, action, float(reward), next_obs, next_action, terminated)
             log_prob = log_pi[action]
             delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
-            if not math.isfinite(delta):
+            if not math.isfinite(delta * log_prob.detach()):
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
             window.append((log_pi.detach(), log_prob.detach(), delta, value))
             gamma_t *= args.gamma if args.discount_policy_gradient else 1.0
@@ -286,18 +289,20 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 episodes.append((global_step, episode_return, episode_length))
 
             # REPORT
-            if time.time() >= log_time + 0.25:  # more often it costs up to a tenth of the run
+            if (
+                time.time() >= log_time + 0.25 or global_step == args.total_timesteps
+            ):  # more often it costs up to a tenth of the run
                 bar.update(global_step - bar.n)
                 log_time = time.time()
                 log_pis, chosen, deltas, values = (torch.stack(column) for column in zip(*window))
                 weights = deltas if args.critic == "v" else values
-                norms = [weight.grad.norm() for weight in agent.parameters()]
+                gradients = [weight.grad for weight in agent.parameters()]
                 scalars = {
                     "losses/policy_loss": -(weights * chosen).mean(),
                     "losses/value_loss": deltas.pow(2).mean(),
                     "losses/entropy": -(log_pis.exp() * log_pis).sum(-1).mean(),
                     "losses/explained_variance": 1 - deltas.var() / (values + deltas).var(),
-                    "losses/grad_norm": torch.stack(norms).norm(),
+                    "losses/grad_norm": nn.utils.get_total_norm(gradients),
                     "charts/SPS": (global_step - start_step) / (log_time - start_time),
                 }
                 window.clear()
@@ -323,7 +328,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
     if solved():
-        print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
+        target = f"target return {args.target_return} reached"
+        print(f"{target} at step {global_step} after {seconds:.2f} s")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -5,17 +5,18 @@ likely, or less, by how much better than a baseline b(s) the rest of its session
 
     G_t      = r_t+1 + gamma G_t+1                             the return, to the end of the session
     L_actor  = -mean over sessions of sum over t of (G_t - b(s_t)) log pi(a_t|s_t)
-    L_critic = mean[(G_t - V(s_t))^2]                          K steps; only for b = V
+    L_V      = mean[(G_t - V(s_t))^2]                          K steps; only for b = V
 
-    --baseline none     b = 0, Williams' (1992) REINFORCE
-    --baseline mean     b = moving average of all returns of earlier sessions
-    --baseline value    b = V(s_t), learned (Sutton and Barto 2018, section 13.4)
+    --baseline none     b = 0 (Sutton and Barto 2018, section 13.3)
+    --baseline mean     b = moving average of the returns of earlier sessions
+    --baseline value    b = V(s_t), learned (section 13.4)
 
 Whatever the baseline, as long as it does not depend on the action the expected gradient stays the
-same, and only its variance changes (TensorBoard: losses/policy_gradient_variance). So V is trained
-after it was used: fitted to these very returns first, it would depend on the actions behind them.
-It is a baseline and no critic, for it never stands in for rewards: nothing is bootstrapped. The one
-exception is a session that a time limit cut off, whose lost rest V can estimate (--bootstrap).
+same, and only its variance changes (TensorBoard: losses/policy_gradient_variance, of the gradient
+before it is cut). So V is trained after it was used: fitted to these very returns first, it would
+depend on the actions behind them. It is a baseline and no critic, although its flags are called so
+as in the other scripts: it never stands in for rewards, nothing is bootstrapped. The one exception
+is a session that a time limit ended, whose lost rest V can estimate (--bootstrap).
 
 The gamma^t in Sutton and Barto's box is left out, as practice does, since with it the late steps of
 a session would hardly be learned from; --discount-policy-gradient puts it back.
@@ -51,30 +52,30 @@ from tqdm import tqdm
 class Args:
     # Run
     seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 300_000  # environment steps, counted over all environments
+    total_timesteps: int = 300_000  # environment steps, of all sessions together
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: int = 1  # for networks this small, more threads are slower
     log_dir: str = "runs"  # every run makes a new folder in it
     eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
     capture_video: bool = False  # film the evaluation
-    target_return: float | None = None  # stop once the last 100 episodes average this or more
+    target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     num_envs: int = 16  # N, sessions played side by side between two updates
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # native where there is one, or sync
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     # Algorithm
     baseline: Literal["none", "mean", "value"] = "value"  # b(s), see above
-    bootstrap: bool = True  # where a time limit cut a session off, add gamma V(s); needs V
+    bootstrap: bool = True  # add gamma V(s) where a time limit ended a session; only with V
     discount_policy_gradient: bool = False  # weigh step t by gamma^t, as in the book's box
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
-    mean_decay: float = 0.9  # what a new batch leaves of the moving average; for --baseline mean
+    mean_decay: float = 0.9  # what each update keeps of the moving average; it starts at 0
     actor_lr: float = 3e-3  # learning rate of the policy
     critic_lr: float = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
     critic_updates: int = 10  # K, gradient steps of the value baseline for one of the policy
-    ent_coef: float = 0.0  # weight of the entropy bonus, per step, in units of the return
+    ent_coef: float = 0.0  # weight of the entropy that every step adds to the return
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
@@ -83,8 +84,9 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf}
         high = {"gamma": 1, "mean_decay": 1}
         for name, value in asdict(self).items():
-            for x in value if isinstance(value, tuple) else (value,):  # True is 1: counts from 1
-                least, most = low.get(name, int(type(x) is int)), high.get(name, np.inf)
+            counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
+            least, most = low.get(name, int(counts)), high.get(name, np.inf)
+            for x in value if isinstance(value, tuple) else (value,):
                 if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
@@ -123,7 +125,7 @@ class Agent(nn.Module):
         super().__init__()
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        # Other gains for the last layers: the first policy prefers no action.
+        # Other gains for the last layers: the first policy is about the same in all states.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         self.register_buffer("mean_return", torch.zeros(()))
@@ -135,8 +137,9 @@ class Agent(nn.Module):
     def baseline(self, obs: Tensor, kind: str) -> Tensor:
         """b(s): (B, obs_size) -> (B,)."""
         if kind == "value":
-            return self.value(obs).detach()
-        return (self.mean_return * (kind == "mean")).expand(len(obs))
+            return self.value(obs)
+        b = self.mean_return if kind == "mean" else torch.zeros_like(self.mean_return)
+        return b.expand(len(obs))
 
     @torch.inference_mode()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
@@ -228,11 +231,11 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
 
 # COLLECT
 def play(agent: Agent, envs: gym.vector.VectorEnv) -> tuple:
-    """Play one whole session in each of N environments; who is through waits for the others.
+    """Play one whole session in each of N environments.
 
-    Returns obs (T, N, obs_size), actions, rewards and live (T, N), where a session of fewer than T
-    steps is filled up with rows that are not live; then last_obs (N, obs_size) and cut (N,): the
-    state in which a time limit cut the session off, if one did.
+    An environment that is through plays on until all are, but those rows are not `live`. Returns
+    obs (T, N, obs_size), actions, rewards and live (T, N), then last_obs (N, obs_size), the states
+    after the last steps, and cut (N,), whether it was a time limit that ended the session.
     """
     obs, _ = envs.reset()
     rows, live = [], np.ones(len(obs), bool)
@@ -252,7 +255,7 @@ def play(agent: Agent, envs: gym.vector.VectorEnv) -> tuple:
 
 # LEARN
 def gradient_variance(agent: Agent, obs, actions, advantages, sessions: list[Tensor]) -> Tensor:
-    """Variance of the policy gradient, the mean over N sessions; summed over all weights -> ().
+    """Variance of the policy gradient: that of one session's, over N, summed over all weights.
 
     Each session is given by the mask of its rows among the B: obs (B, obs_size), all else (B,).
     """
@@ -269,10 +272,10 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
     """One gradient step; returns the length of the gradient before it is cut."""
     optimizer.zero_grad()  # to None: the optimizer skips the network that the loss is not about
     loss.backward()
-    groups = [group["params"] for group in optimizer.param_groups]
-    norms = [nn.utils.clip_grad_norm_(group, max_grad_norm) for group in groups]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    norm = nn.utils.clip_grad_norm_(weights, max_grad_norm)
     optimizer.step()
-    return torch.stack(norms).norm()
+    return norm
 
 
 def update(agent: Agent, optimizer, sessions: tuple, args: Args, report: bool) -> dict:
@@ -284,12 +287,12 @@ def update(agent: Agent, optimizer, sessions: tuple, args: Args, report: bool) -
         rewards = rewards.copy()
         rewards[live.sum(0) - 1, range(N)] += args.gamma * cut * rest
     t, session = live.nonzero()  # (B,) each
-    weights = args.gamma ** (t * args.discount_policy_gradient)  # gamma^t, or 1
+    weights = (args.gamma ** (t * args.discount_policy_gradient)).astype(np.float32)  # or 1
     arrays = obs[live], actions[live], discounted_returns(rewards, args.gamma)[live], weights
     obs, actions, returns, weights = (torch.from_numpy(array).to(device) for array in arrays)
 
     baseline = agent.baseline(obs, args.baseline).detach()
-    advantages = weights.float() * (returns - baseline)
+    advantages = weights * (returns - baseline)
     log_probs, entropies = agent.log_prob_and_entropy(obs, actions)
     policy_loss = reinforce_loss(log_probs, advantages, N)
     loss = policy_loss - args.ent_coef * entropies.sum() / N
@@ -297,10 +300,9 @@ def update(agent: Agent, optimizer, sessions: tuple, args: Args, report: bool) -
     logs["explained_variance"] = 1 - (returns - baseline).var() / returns.var()
     if report and N > 1:
         rows = [torch.from_numpy(session == n) for n in range(N)]
-        variance = gradient_variance(agent, obs, actions, advantages, rows)
-        logs["policy_gradient_variance"] = variance
+        logs["policy_gradient_variance"] = gradient_variance(agent, obs, actions, advantages, rows)
     logs["grad_norm"] = descend(optimizer, loss, args.max_grad_norm)
-    # Only now the baselines, so that they owe nothing to the actions that they judged.
+    # Only now the baselines, so that they did not depend on the actions they were used for.
     agent.mean_return.lerp_(returns.mean(), 1 - args.mean_decay)
     for _ in range(args.critic_updates * (args.baseline == "value")):
         logs["value_loss"] = F.mse_loss(agent.value(obs), returns)
@@ -329,7 +331,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
-    target = np.inf if args.target_return is None else args.target_return
     folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
@@ -344,7 +345,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
     seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
     envs.reset(seed=seed)
-    if device.type != "cpu":  # whose generator is not in the checkpoint
+    if device.type != "cpu":  # the checkpoint holds the CPU's generator only
         torch.manual_seed(seed)
 
     start_step, num_logged, log_time = global_step, len(episodes), 0.0
@@ -352,12 +353,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
     try:
         while True:
-            recent = [episode_return for _, episode_return, _ in episodes[-100:]]
-            solved = len(recent) == 100 and np.mean(recent) >= target
+            recent = [r for _, r, _ in episodes[-100:]]
+            solved = len(recent) == 100 and np.mean(recent) >= args.target_return
             if solved or global_step >= args.total_timesteps:
                 break
 
             # COLLECT N whole sessions.
+            remaining = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
             sessions = obs, _, rewards, live, _, _ = play(agent, envs)
             global_step += int(live.sum())
             if not np.isfinite(obs[live]).all():
@@ -366,7 +368,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 episodes.append((global_step, float(session_return), int(length)))
 
             # LEARN from them.
-            remaining = max(0, 1 - global_step / args.total_timesteps) if args.anneal_lr else 1
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
                 group["lr"] = rate * remaining
             report = time.time() >= log_time + 0.5  # more often it costs more than 3 % of the run
@@ -403,7 +404,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
     if solved:
-        print(f"target return {target} reached at step {global_step} after {seconds:.2f} s")
+        target = f"target return {args.target_return} reached"
+        print(f"{target} at step {global_step} after {seconds:.2f} s")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -21,6 +21,11 @@ SMALL = Args(
 )
 
 
+PLAIN = Args(
+    norm_adv=False, norm_reward=False, max_grad_norm=np.inf, critic_updates=1, ent_coef=0.01
+)
+
+
 # The Gaussian
 
 
@@ -59,12 +64,16 @@ def test_entropy_is_minus_the_expected_log_probability(agent):
     assert -log_probs.mean().item() == pytest.approx(entropy[0].item(), abs=5 / 100_000**0.5)
 
 
-def test_deviation_is_bounded(agent):
-    obs, actions = torch.randn(4, 3), torch.randn(4, 2)
-    for log_std in (-1e6, 1e6):
-        agent.actor.log_std.data.fill_(log_std)
-        assert agent.act(obs).isfinite().all()
-        assert all(x.isfinite().all() for x in agent.log_prob_and_entropy(obs, actions))
+def test_deviation_is_bounded_and_not_frozen():
+    """At its bound log sigma has a gradient, which a clamp in the forward pass would take away."""
+    for start, bound in ((-6.0, -5.0), (3.0, 2.0)):
+        agent = Agent(3, 2, PLAIN)
+        optimizer = torch.optim.SGD(agent.parameters(), lr=1e-6)
+        agent.actor.log_std.data.fill_(start)
+        a2c.update(agent, optimizer, random_rollout(), PLAIN)
+        assert (agent.actor.log_std == bound).all()
+        a2c.update(agent, optimizer, random_rollout(), PLAIN)
+        assert (agent.actor.log_std.grad != 0).all()
 
 
 def test_first_policy_is_the_middle():
@@ -88,8 +97,9 @@ def test_rescale_asymmetric_bounds():
 def test_rescale_never_leaves_the_bounds():
     """Not by a rounding error either: environments may assert that the action is in its space."""
     rng = np.random.default_rng(0)
-    low = rng.normal(size=1000).astype(np.float32)
+    low = rng.normal(0, 100, 1000).astype(np.float32)  # far from 0 compared with the range
     high = low + rng.exponential(size=1000).astype(np.float32)
+    high[0] = low[0]
     space = gym.spaces.Box(low, high)
     for action in (-1, 1, *rng.normal(size=(20, 1000))):
         assert rescale(np.full(1000, action, np.float32), space) in space
@@ -243,11 +253,6 @@ def one_step(args, rollout, variance=1.0):
     after.return_statistics.var.fill_(variance)
     a2c.update(after, torch.optim.SGD(after.parameters(), lr=1.0), rollout, args)
     return before, after
-
-
-PLAIN = Args(
-    norm_adv=False, norm_reward=False, max_grad_norm=np.inf, critic_updates=1, ent_coef=0.01
-)
 
 
 def test_gradients_are_those_of_the_equations():

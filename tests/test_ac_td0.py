@@ -8,7 +8,7 @@ import torch
 
 import ac_td0
 from ac_td0 import Agent, Args, sample, td_error
-from tests.conftest import assert_refused
+from tests.conftest import assert_refused, checkpoint_of
 
 SCRIPT = "ac_td0.py"
 GAMMA = 0.9
@@ -214,3 +214,26 @@ def test_learns_the_identity(tmp_path, kind):
 )
 def test_bad_input(cli, tmp_path, flags, words):
     assert_refused(cli(SCRIPT, *flags), tmp_path, words)
+
+
+def test_resume_with_a_new_rate(tmp_path, capsys):
+    """The optimizer's state brings its rates along; a flag that is given now wins."""
+    args = Args(env_id="Identity-v0", total_timesteps=50, eval_episodes=1, log_dir=str(tmp_path))
+    ac_td0.train(args)
+    path = checkpoint_of(capsys.readouterr().out)
+    ac_td0.train(replace(args, total_timesteps=100, actor_lr=0.5, resume=path))
+    state = torch.load(checkpoint_of(capsys.readouterr().out), weights_only=True)
+    assert [group["lr"] for group in state["optimizer"]["param_groups"]] == [0.5, args.critic_lr]
+
+
+def test_a_broken_actor_is_noticed(tmp_path, monkeypatch):
+    """An actor of NaN still takes actions, and the critic alone would not tell."""
+
+    def break_actor(self, *args):
+        original(self, *args)
+        self.actor[-1].bias.data.fill_(np.nan)
+
+    original = Agent.__init__
+    monkeypatch.setattr(Agent, "__init__", break_actor)
+    with pytest.raises(FloatingPointError, match="step 1: "):
+        ac_td0.train(Args(env_id="Identity-v0", total_timesteps=50, log_dir=str(tmp_path)))

@@ -112,6 +112,13 @@ def test_same_seed_same_result_bit_for_bit(case, tmp_path):
     assert distance(runs[0][0], runs[2][0]) > 0.0
 
 
+def test_flags_that_may_be_zero_may_be_the_integer_zero(case, tmp_path):
+    args = case.module.Args(gamma=0, checkpoint_interval=0, actor_lr=0)
+    assert args.gamma == 0
+    with pytest.raises(ValueError, match="--eval-episodes must lie in"):
+        case.module.Args(eval_episodes=0)
+
+
 def test_output_and_tensorboard(case, cli):
     flags = [*case.flags, "--total-timesteps", 50_000, "--target-return", case.target]
     outcome = cli(case.file, *flags, "--eval-episodes", 2, "--seed", 3)
