@@ -81,17 +81,14 @@ class Poisoned(Identity):
 
     def __init__(self, where="reward", value=np.nan, box=False):
         super().__init__("box", box=box)
-        self.where, self.value, self.episode = where, value, 0
-
-    def reset(self, *, seed=None, options=None):
-        self.episode += 1
-        return super().reset(seed=seed, options=options)
+        self.where, self.value, self.finished = where, value, 0
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
-        if self.episode == 2 and self.t == 12:
+        if self.finished == 1 and self.t == 12:
             reward = self.value if self.where == "reward" else reward
             obs = obs * self.value if self.where == "obs" else obs
+        self.finished += truncated
         return obs, reward, terminated, truncated, info
 
 
