@@ -370,7 +370,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             # LEARN from them.
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
                 group["lr"] = rate * remaining
-            report = time.time() >= log_time + 0.5  # more often it costs more than 3 % of the run
+            report = time.time() >= log_time + 1.0  # the variance costs half an update
             losses = update(agent, optimizer, sessions, args, report)
             if not losses["grad_norm"].isfinite():
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")

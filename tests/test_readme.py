@@ -1,0 +1,68 @@
+"""The tables in the README say what the raw results say."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+README = (ROOT / "README.md").read_text()
+
+
+def rows_of(path):
+    return [row for row in csv.DictReader(path.open()) if row["who"] != "sb3"]
+
+
+def interquartile_mean(numbers):
+    """The mean of the middle half: a quarter, rounded down, is left out at each end."""
+    numbers, cut = np.sort(numbers), len(numbers) // 4
+    return numbers[cut : len(numbers) - cut].mean()
+
+
+def evaluation_rows():
+    """(script, environment, flags, interquartile mean, worst, seeds) of each row in the README."""
+    found = []
+    for script, section in re.findall(r"^## (\w+)\.py\n(.*?)(?=^## )", README, re.M | re.S):
+        for line in section.splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if len(cells) == 6 and re.fullmatch(r"\w+-v\d", cells[0]):
+                found.append((script, *cells[:2], *cells[3:]))
+    return found
+
+
+@pytest.mark.parametrize("row", evaluation_rows(), ids=lambda row: "-".join(row[:2]))
+def test_evaluation_tables(row):
+    script, env_id, _, mean, worst, seeds = row
+    rows = rows_of(RESULTS / f"{script}-{env_id}.csv")
+    returns = np.array([float(r["eval_mean"]) for r in rows])
+    assert mean == f"{interquartile_mean(returns):.1f}"
+    assert worst == f"{returns.min():.1f}"
+    assert int(seeds) == len(rows) == len({r["seed"] for r in rows})
+    assert len({r["flags"] for r in rows}) == 1  # all seeds had the same flags
+
+
+def test_all_results_have_their_row():
+    files = {path.stem for path in RESULTS.glob("a2c_*-v?.csv")}
+    assert files == {f"{script}-{env_id}" for script, env_id, *_ in evaluation_rows()}
+
+
+@pytest.mark.parametrize("baseline", ["none", "mean", "value"])
+def test_reinforce_table(baseline):
+    (line,) = re.findall(rf"^\| {baseline} \|.*$", README, re.M)
+    steps_median, steps_worst, worst = [cell.strip() for cell in line.strip("|").split("|")][4:]
+    rows = rows_of(RESULTS / f"reinforce-race-{baseline}.csv")
+    steps = [int(row["steps"]) for row in rows]
+    assert {row["solved"] for row in rows} == {"1"}
+    assert (steps_median, steps_worst) == tuple(
+        f"{number / 1000:.0f}k" for number in (np.median(steps), max(steps))
+    )
+    assert worst == f"{min(float(row['eval_mean']) for row in rows):.1f}"
+    with (RESULTS / "reinforce-gradient-variance.csv").open() as file:
+        variances = list(csv.DictReader(file))
+    if baseline != "none":
+        ratios = [float(row["none"]) / float(row[baseline]) for row in variances]
+        want = [f"1/{ratio:.1f}" for ratio in (np.median(ratios), max(ratios), min(ratios))]
+        assert [cell.strip() for cell in line.strip("|").split("|")][1:4] == want
