@@ -15,6 +15,8 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 DIFFERENT_ON_PURPOSE = {
     "Args": "each script has its own flags and defaults",
     "Agent": "the policy's distribution is what sets the scripts apart",
+    "mlp": "the paper's initialisation in ddpg",
+    "make_env": "Discrete or Box actions",
     "make_envs": "Discrete or Box actions; domain randomisation in a2c_discrete only",
     "evaluate": "a Discrete space may not start at 0; Box actions have bounds",
     "update": "rewards are scaled in a2c_continuous",
