@@ -1,27 +1,27 @@
 """Deep deterministic policy gradient (DDPG): an actor that climbs its critic, from a replay buffer.
 
-After Lillicrap et al. 2015, algorithm 1. The policy is no distribution but an action, pi(s). Each
-step: act with noise, store the transition, and learn from B stored ones, drawn at random:
+After Lillicrap et al. 2015, algorithm 1. The policy is deterministic: it gives an action pi(s), not
+a distribution. Each step: act with noise, store the transition, learn from B stored ones.
 
     y        = r + gamma Q'(s', pi'(s'))                       Q' = 0 in a terminal state
     L_critic = mean[(y - Q(s, a))^2]
     L_actor  = -mean[Q(s, pi(s))]                              for the weights of pi only
     w'       = tau w + (1 - tau) w'                            the targets Q', pi': slow copies
 
-Why this is policy improvement: the best action is hard to find, so take one gradient step towards
-it, a* = pi(s) + grad_a Q(s, a), and learn it by regression. The gradient of (pi(s) - a*)^2 / 2 in
-theta is -grad_a Q(s, a) grad_theta pi(s): that of L_actor, by the chain rule. The minus is there
-because optimizers descend. Q is that of the policy as it is now (its target takes pi's action in
-s', not the one that was taken), so old transitions do: no importance weights.
+Why this improves the policy: the best action is hard to find, so take one gradient step towards it,
+a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and learn it by regression. In theta, (pi(s) - a+)^2 / 2
+has the gradient -grad_a Q grad_theta pi, which is that of L_actor; minus, as optimizers descend. It
+is as right as Q is. And Q is that of the policy as it is now, or nearly: the target takes pi' in
+s', whatever was done at the time, so old transitions can be used, without importance weights.
 
-At a time limit the episode is over, but s' is not terminal: it is bootstrapped. Actions count in
-half-ranges: tanh ends at the bounds of each dimension, and so does the noise's scale.
+At a time limit the episode is over, but s' is not terminal: it is bootstrapped. Actions are kept in
+[-1, 1], in half-ranges, and mapped to the bounds of each dimension; the noise has the same unit.
 
-Differences from the paper: Gaussian noise (--noise ou is the paper's), actions enter the critic
-with its first layer, no batch normalisation, no weight decay, and other rates: the paper's are
---actor-lr 1e-4 --critic-lr 1e-3 --tau 0.001. TD3's (Fujimoto et al. 2018) are off by default:
---policy-frequency 2, an actor that moves every second time, and --twin-critics, whose smaller
-answer counts, akin to double Q-learning.
+Differences from the paper: Gaussian noise (--noise ou --exploration-noise 0.2 is the paper's), a
+random start, actions that enter the critic with its first layer, no batch normalisation, no weight
+decay, other sizes and rates (--hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001 are the paper's).
+Two ideas of TD3 (Fujimoto et al. 2018) are there, but off: --policy-frequency 2, an actor that
+moves at every second update only, and --twin-critics, of whose targets the smaller one counts.
 
     python ddpg.py           learns Pendulum-v1 in a minute or two and ends with a line like
                              `evaluation: return -145.00 +- 85.00 over 10 episodes`
@@ -54,7 +54,7 @@ from tqdm import tqdm
 class Args:
     # Run
     seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 10_000  # environment steps, one update each
+    total_timesteps: int = 10_000  # environment steps, with an update after each
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: int = 1  # for networks this small, more threads are slower
     log_dir: str = "runs"  # every run makes a new folder in it
@@ -62,7 +62,7 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    save_buffer: bool = False  # the replay buffer too; without, a resumed run refills it
+    save_buffer: bool = False  # the buffer too; without it a resumed run has to refill it
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
     env_id: str = "Pendulum-v1"  # any Gymnasium id with bounded Box actions, no image observation
@@ -70,12 +70,12 @@ class Args:
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     buffer_size: int = 1_000_000  # transitions kept; the oldest go first
     batch_size: int = 64  # B, transitions for one update; 256 where there is time
-    learning_starts: int = 1_000  # transitions in the buffer before the first update
+    learning_starts: int = 1_000  # transitions in the buffer, of random actions, to begin with
     actor_lr: float = 1e-3  # learning rate of the actor (Adam)
     critic_lr: float = 1e-3  # learning rate of the critic (Adam)
-    tau: float = 0.005  # what the targets take over from their sources in each update
-    noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, which drifts
-    exploration_noise: float = 0.1  # its deviation, in half-ranges of each action
+    tau: float = 0.005  # share of the new weights that enters the targets in each update
+    noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
+    exploration_noise: float = 0.1  # deviation of its fresh part, in half-ranges of each action
     policy_frequency: int = 1  # updates of the critic for one of the actor; TD3 has 2
     twin_critics: bool = False  # the smaller of two critics counts, against overestimation
     hidden_sizes: tuple[int, ...] = (256, 256)  # units of each hidden layer
@@ -90,8 +90,6 @@ class Args:
                 if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
-        if self.learning_starts > self.buffer_size:
-            raise ValueError("--learning-starts must not be more than --buffer-size")
 
 
 # THE EQUATIONS
@@ -101,7 +99,7 @@ def td_target(rewards: Tensor, next_q: Tensor, terminated: Tensor, gamma: float)
 
 
 def critic_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Mean squared distance of each of C critics to the target; (C, B), (B,) -> ()."""
+    """Mean squared distance to the target, summed over C critics; (C, B), (B,) -> ()."""
     assert q.shape[1:] == y.shape  # (B,) minus (B, 1) would be (B, B)
     return (y.detach() - q).pow(2).mean(-1).sum()
 
@@ -125,10 +123,10 @@ def rescale(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 # THE NETWORKS
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
-    """Linear layers, with an activation after each but the last, whose weights start near 0.
+    """Linear layers, with an activation after each but the last.
 
-    Within 3e-3, as in the paper, so that tanh does not saturate; the others are torch's default,
-    which is the paper's too.
+    As in the paper the last layer starts within 3e-3, so that the first actions and values are near
+    0, where tanh has a slope; the other layers start as torch has it, which is the paper's way too.
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
@@ -139,7 +137,7 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
 
 
 class Agent(nn.Module):
-    """Actor pi(s), actions in half-ranges, and C critics Q(s, a); its copy serves as target."""
+    """Actor pi(s), actions in half-ranges, and C critics Q(s, a); the target is its copy."""
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
@@ -166,12 +164,18 @@ class Agent(nn.Module):
         mean = self.pi(obs)
         if greedy:
             return mean
-        fresh = self.exploration_noise * torch.randn_like(mean)
-        self.noise = self.noise_kept * self.noise.to(mean) + fresh
-        return (mean + self.noise).clamp(-1, 1)
+        noise = self.exploration_noise * torch.randn_like(mean)
+        if self.noise_kept:
+            noise += self.noise_kept * self.noise.to(mean)
+        self.noise = noise
+        return (mean + noise).clamp(-1, 1)
 
 
 # THE REPLAY BUFFER
+class InputError(ValueError):
+    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+
+
 class ReplayBuffer:
     """The last `capacity` transitions, each a row of one float32 tensor; the oldest go first."""
 
@@ -179,7 +183,7 @@ class ReplayBuffer:
         self.sizes = (obs_size, act_size, 1, obs_size, 1)
         try:
             self.rows = torch.empty(capacity, sum(self.sizes), device=device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             gib = capacity * sum(self.sizes) * 4 / 2**30
             raise InputError(f"--buffer-size {capacity}: {gib:,.1f} GiB are too many") from error
         self.num_added = 0
@@ -187,18 +191,21 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return min(self.num_added, len(self.rows))
 
-    def add(self, obs, action, reward: float, next_obs, terminated: bool) -> None:
-        """Take in a transition; next_obs is the true successor, also where an episode ends."""
+    def add(self, obs, action, reward: float, next_obs, terminated: bool) -> bool:
+        """Take in a transition, if it is finite; next_obs is the true successor, never a reset."""
         row = np.concatenate((obs, action, [reward], next_obs, [terminated]), dtype=np.float32)
-        self.rows[self.num_added % len(self.rows)] = torch.from_numpy(row)
-        self.num_added += 1
+        if finite := bool(np.isfinite(row).all()):
+            self.rows[self.num_added % len(self.rows)] = torch.from_numpy(row)
+            self.num_added += 1
+        return finite
 
     def oldest_first(self) -> Tensor:
-        """All transitions, (len, row)."""
-        return self.rows[: len(self)].roll(-(self.num_added % len(self.rows)), 0)
+        """A copy of what is in it, (len, row), on the CPU."""
+        age = self.num_added % len(self.rows)  # if it is not full yet: len, a roll by nothing
+        return self.rows[: len(self)].cpu().roll(-age, 0)
 
     def fill(self, rows: Tensor) -> None:
-        """Take in what `oldest_first` gave, or as much of it as there is room for."""
+        """Start from what `oldest_first` gave, or as much of it as there is room for."""
         rows = rows[-len(self.rows) :]
         self.rows[: len(rows)] = rows
         self.num_added = len(rows)
@@ -211,10 +218,6 @@ class ReplayBuffer:
 
 
 # THE ENVIRONMENT
-class InputError(ValueError):
-    """What the user can mend: one line on stderr and exit status 2, no traceback."""
-
-
 def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
     """One environment, with flat observations."""
     try:
@@ -280,14 +283,14 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
 def update(
     agent: Agent, target: Agent, optimizer, batch: tuple, args: Args, improve: bool, report: bool
 ) -> dict:
-    """A step for the critic, one for the actor (`improve`), then one of the targets.
+    """A step of the critic, one of the actor if `improve`, and the targets follow.
 
-    The batch: obs, actions, rewards, next_obs, terminated. Returns what to log (`report`) of it.
+    The batch: obs, actions, rewards, next_obs, terminated. Returns what to log, more if `report`.
     """
     obs, actions, rewards, next_obs, terminated = batch
     actor_weights, critic_weights = (group["params"] for group in optimizer.param_groups)
     with torch.no_grad():
-        next_q = target.q(next_obs, target.pi(next_obs)).amin(0)  # of twins, the smaller one
+        next_q = target.q(next_obs, target.pi(next_obs)).amin(0)  # (C, B) -> (B,)
         y = td_target(rewards, next_q, terminated, args.gamma)
     q = agent.q(obs, actions)  # (C, B)
     loss = critic_loss(q, y)
@@ -301,7 +304,7 @@ def update(
         losses["grad_norm"] = nn.utils.get_total_norm([w.grad for w in critic_weights])
     if improve:
         pi = agent.pi(obs)
-        loss = actor_loss(agent.q(obs, pi).amin(0))
+        loss = actor_loss(agent.q(obs, pi)[0])  # of twins, the first
         optimizer.zero_grad()
         loss.backward(inputs=actor_weights)  # spares the gradients in the critic's
         optimizer.step()
@@ -316,9 +319,10 @@ def update(
 
 @torch.no_grad()
 def overestimation(agent: Agent, episode: list, last_obs, terminated: bool, gamma: float) -> float:
-    """Mean of Q(s_t, a_t) - G_t over an episode of (obs, action, reward): promised less received.
+    """Mean of Q(s_t, a_t) - G_t over an episode of (obs, action, reward): predicted less actual.
 
-    Where a time limit ended it, what would have followed is Q's own guess.
+    After a time limit Q(s', pi(s')) stands in for the rest. The noise in the actions makes G_t
+    smaller than what Q predicts, that is the return without noise.
     """
     device = next(agent.parameters()).device
     obs, actions, rewards = (np.array(column, np.float32) for column in zip(*episode))
@@ -345,6 +349,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
     groups += [{"params": agent.critics.parameters(), "lr": args.critic_lr}]
     optimizer = torch.optim.Adam(groups, fused=True)
+    if args.learning_starts > args.buffer_size:
+        raise InputError(f"--learning-starts must be at most --buffer-size, {args.buffer_size}")
     buffer = ReplayBuffer(args.buffer_size, obs_size, act_size, device)
     global_step, episodes = 0, []
     if args.resume:
@@ -355,8 +361,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         optimizer.load_state_dict(state["optimizer"])
         for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
             group["lr"] = rate  # the flags' rather than the checkpoint's
-        if "buffer" in state:
-            buffer.fill(state["buffer"])
+        buffer.fill(state.pop("buffer", buffer.oldest_first()))
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
     folder, writer = start_run(args)
@@ -389,40 +394,39 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
     try:
         while global_step < args.total_timesteps and not (episode_over and solved()):
-            # COLLECT one step, at first with actions drawn evenly from the whole Box.
+            # COLLECT one step, with uniformly random actions until the first update.
             if episode_over:
                 obs, _ = env.reset(seed=reset_seed)
                 reset_seed, episode = None, []
                 agent.noise = torch.zeros(act_size)
-            if global_step < args.learning_starts:
+            if not optimizer.state:
                 action = (2 * torch.rand(act_size) - 1).numpy()
             else:
                 action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device))
                 action = action.cpu().numpy()
-            step = env.step(rescale(action, env.action_space))
-            next_obs, reward, terminated, truncated, _ = step
+            next_obs, reward, terminated, truncated, _ = env.step(rescale(action, env.action_space))
             global_step, episode_over = global_step + 1, terminated or truncated
-            if not np.isfinite([*next_obs, reward]).all():
+            if not buffer.add(obs, action, reward, next_obs, terminated):
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or observation")
-            buffer.add(obs, action, reward, next_obs, terminated)
             episode.append((obs, action, float(reward)))
             obs = next_obs
             if episode_over:
                 episodes.append((global_step, sum(r for _, _, r in episode), len(episode)))
-                error = overestimation(agent, episode, next_obs, terminated, args.gamma)
-                overestimated.append(error)
+                if optimizer.state:
+                    error = overestimation(agent, episode, next_obs, terminated, args.gamma)
+                    overestimated.append(error)
 
-            # LEARN from B of all that were stored.
+            # LEARN from B random stored transitions.
             losses, improve = {}, global_step % args.policy_frequency == 0
-            now, last = time.time(), global_step == args.total_timesteps
+            now, final = time.time(), global_step == args.total_timesteps
             save_due = now >= save_time + args.checkpoint_interval
-            report = last or (improve and (save_due or now >= log_time + 0.25))
+            report = final or (improve and (save_due or now >= log_time + 0.25))
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
                 losses = update(agent, target, optimizer, batch, args, improve, report)
                 vital = {"value_loss", "policy_loss", "grad_norm"} & losses.keys()
                 if not all(losses[name].isfinite() for name in vital):
-                    raise FloatingPointError(f"step {global_step}: NaN or inf in gradient")
+                    raise FloatingPointError(f"step {global_step}: NaN or inf in loss or gradient")
 
             # REPORT
             if report:
@@ -434,13 +438,14 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                     num_logged = len(episodes)
                     means = np.mean(new, axis=0)
                     _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
-                    scalars["losses/overestimation"] = np.mean(overestimated)
-                    overestimated.clear()
+                    if overestimated:
+                        scalars["losses/overestimation"] = np.mean(overestimated)
+                        overestimated.clear()
                     last_100 = np.mean(episodes[-100:], axis=0)[1]
                     bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
-                if save_due:  # only here, where the gradients were found to be finite
+                if save_due:  # only where the gradients, if any, were found to be finite
                     save_time = time.time()
                     save()
     except KeyboardInterrupt:

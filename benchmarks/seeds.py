@@ -3,9 +3,10 @@
     python benchmarks/seeds.py OUT.csv --seeds 10 --cores 0 1 -- a2c_discrete.py --target-return 475
 
 Every run gets one core to itself (`taskset`); what stands after `--` is the run's command line.
-With --peer, each run is followed by one of Stable-Baselines3's A2C with the same seed on the same
-core: CartPole-v1 with the settings of rl-baselines3-zoo (8 environments, 5 steps, entropy 0), timed
-until the mean of 100 training episodes reaches the target, or for --peer-steps.
+With --peer, each run is followed by one of Stable-Baselines3 with the same seed on the same core,
+timed until the mean of 100 training episodes reaches the target, or for --peer-steps. Its A2C has
+the settings of rl-baselines3-zoo for CartPole-v1 (8 environments, 5 steps, entropy 0); --peer-batch
+takes its DDPG instead, with the layers, rates and noise of ddpg.py.
 
 Columns: who, seed, steps played, seconds of training (imports and evaluation not counted), steps/s,
 whether the target was reached, mean and deviation of the greedy evaluation, and the flags.
@@ -27,10 +28,11 @@ COLUMNS = ["who", "seed", "steps", "seconds", "sps", "solved", "eval_mean", "eva
 
 PEER = """
 import sys, time, numpy as np, torch
-from stable_baselines3 import A2C
+from stable_baselines3 import A2C, DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 
 class Target(BaseCallback):
     solved = False
@@ -42,8 +44,17 @@ class Target(BaseCallback):
 torch.set_num_threads(1)
 env_id, seed, steps, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 num_envs, num_steps = int(sys.argv[5]), int(sys.argv[6])
-env = make_vec_env(env_id, n_envs=num_envs, seed=seed)
-model = A2C("MlpPolicy", env, n_steps=num_steps, ent_coef=0.0, seed=seed, device="cpu")
+if num_envs:
+    env = make_vec_env(env_id, n_envs=num_envs, seed=seed)
+    model = A2C("MlpPolicy", env, n_steps=num_steps, ent_coef=0.0, seed=seed, device="cpu")
+else:
+    env, batch_size = make_vec_env(env_id, seed=seed), num_steps
+    size = env.action_space.shape
+    model = DDPG(
+        "MlpPolicy", env, learning_rate=1e-3, batch_size=batch_size, learning_starts=1000,
+        train_freq=1, gradient_steps=1, policy_kwargs={"net_arch": [256, 256]}, seed=seed,
+        action_noise=NormalActionNoise(np.zeros(size), 0.1 * np.ones(size)), device="cpu",
+    )
 callback, start = Target(), time.perf_counter()
 model.learn(steps, callback=callback)
 seconds = time.perf_counter() - start
@@ -74,11 +85,13 @@ def ours(core: str, seed: int, flags: list[str]) -> list:
 
 
 def peer(core: str, seed: int, options: argparse.Namespace) -> list:
-    shape = [str(n) for n in options.peer_shape]
+    shape = [str(n) for n in (options.peer_shape if options.batch is None else [0, options.batch])]
     numbers = [str(seed), str(options.peer_steps), str(options.peer_target), *shape]
     out = run(core, ["-c", PEER, options.peer, *numbers]).split("peer ")[-1].split()
     steps, seconds, solved, mean, std = (float(word) for word in out)
     flags = f"{options.peer} n_envs {shape[0]} n_steps {shape[1]}"
+    if options.batch is not None:
+        flags = f"{options.peer} DDPG batch_size {options.batch}"
     row = ["sb3", seed, int(steps), seconds, steps / seconds, int(solved), mean, std, flags]
     return row
 
@@ -93,6 +106,7 @@ def main() -> None:
     parser.add_argument("--peer-steps", type=int, default=500_000)
     parser.add_argument("--peer-target", type=float, default=475.0)
     parser.add_argument("--peer-shape", type=int, nargs=2, default=[8, 5], help="n_envs n_steps")
+    parser.add_argument("--peer-batch", dest="batch", type=int, help="DDPG, with this batch size")
     split = sys.argv.index("--")
     options, flags = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
 
