@@ -112,7 +112,8 @@ def actor_loss(q: Tensor) -> Tensor:
 @torch.no_grad()
 def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
     """target <- tau source + (1 - tau) target, weight by weight."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+    for w, w_target in zip(source.parameters(), target.parameters()):
+        w_target.lerp_(w, tau)
 
 
 def rescale(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
