@@ -1,0 +1,129 @@
+"""Draw the learning curves of benchmarks/results into benchmarks/figures.
+
+    python benchmarks/plot.py
+
+One figure for each script and environment: return against steps, and against seconds. A line is
+the interquartile mean over the seeds, its band the 95 % bootstrap interval of that mean; variants
+have a line each, the peer (Stable-Baselines3) a dashed one. And gradient-variance.png: the variance
+of the policy gradient with each baseline of reinforce_baseline.py, in units of that without one.
+
+The background is transparent, and all colours of middle lightness, to read on white and on black.
+"""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy import stats
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).resolve().parent
+RESULTS, FIGURES = HERE / "results", HERE / "figures"
+COLOURS = ["#2b8ad4", "#e07b1a", "#2fa35b", "#c24fb0"]
+GREY = "#8a8a8a"
+BINS = 60
+plt.rcParams.update(
+    {
+        "font.size": 11,
+        "lines.linewidth": 1.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **{f"{what}.color": GREY for what in ("text", "xtick", "ytick", "grid")},
+        **{f"axes.{what}": GREY for what in ("edgecolor", "labelcolor", "titlecolor")},
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+        "savefig.transparent": True,
+        "savefig.dpi": 110,
+    }
+)
+
+
+def interquartile_mean(numbers: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The mean of the middle half along an axis."""
+    return stats.trim_mean(numbers, 0.25, axis)
+
+
+def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
+    """Means of y in BINS equal parts of [0, end]; empty ones lie between their neighbours."""
+    part = np.clip((x / end * BINS).astype(int), 0, BINS)  # what is beyond the end falls into BINS
+    counts = np.bincount(part, minlength=BINS + 1)[:BINS]
+    sums = np.bincount(part, y, BINS + 1)[:BINS]
+    (full,) = np.nonzero(counts)
+    return np.interp(np.arange(BINS), full, sums[full] / counts[full])
+
+
+def draw(axes, runs: list[dict], column: str, **style) -> None:
+    """Interquartile mean and its interval over runs, each with its arrays step, seconds, return."""
+    end = min(run[column][-1] for run in runs)  # as far as all of them went
+    y = np.stack([binned(run[column], run["return"], end) for run in runs])
+    x = (np.arange(BINS) + 0.5) * end / BINS
+    axes.plot(x, interquartile_mean(y, 0), **style)
+    if len(runs) > 2:
+        test = stats.bootstrap((y,), interquartile_mean, axis=0, n_resamples=2000, rng=0)
+        low, high = test.confidence_interval
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def read_runs(path: Path) -> list[dict]:
+    """The runs in a file of curves, one for each seed."""
+    columns = defaultdict(lambda: defaultdict(list))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name in ("step", "seconds", "return"):
+                columns[row["seed"]][name].append(float(row[name]))
+    return [{k: np.array(v) for k, v in run.items()} for run in columns.values()]
+
+
+def learning_curves() -> None:
+    """A figure for each pair of script and environment that there are curves of."""
+    with (RESULTS / "summary.csv").open(newline="") as file:
+        rows = {(r["script"], r["env"], r["variant"]): r for r in csv.DictReader(file)}
+    for script, env in sorted({key[:2] for key in rows if key[0] != "sb3"}):
+        variants = [key for key in rows if key[:2] == (script, env)]
+        peers = [k for k in rows if k[:2] == ("sb3", env) and k[2] == script]
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+        for key, colour in zip(variants + peers, COLOURS):
+            path = RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv"
+            runs = read_runs(path)
+            label = "Stable-Baselines3" if key in peers else key[2] or script
+            style = {"color": colour, "label": f"{label}, {len(runs)} seeds"}
+            for panel, column in zip(panels, ("step", "seconds")):
+                draw(panel, runs, column, linestyle="--" if key in peers else "-", **style)
+        panels[0].set(xlabel="environment steps", ylabel="return", title=f"{script}.py on {env}")
+        panels[1].set(xlabel="seconds, on one core")
+        panels[0].xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        panels[1].legend(loc="lower right", labelcolor=GREY)
+        save(figure, f"{script}-{env}")
+
+
+def gradient_variance() -> None:
+    """One line for each seed: how much less the variance is with a baseline."""
+    with (RESULTS / "reinforce-gradient-variance.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = ["none", "mean", "value"]
+    ratios = np.array([[float(row[kind]) / float(row["none"]) for kind in kinds] for row in rows])
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    axes.plot(kinds, ratios.T, color=GREY, alpha=0.5, linewidth=1, marker="o", markersize=3)
+    axes.plot(kinds, np.median(ratios, 0), color=COLOURS[0], marker="o", label="median")
+    axes.set(ylim=(0, 1.05), ylabel="variance of the gradient", xlabel="baseline")
+    axes.set_title(f"CartPole-v1, {len(rows)} seeds")
+    axes.legend(labelcolor=GREY)
+    save(figure, "gradient-variance")
+
+
+def save(figure, name: str) -> None:
+    FIGURES.mkdir(exist_ok=True)
+    figure.savefig(FIGURES / f"{name}.png")
+    plt.close(figure)
+    print(FIGURES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    if (RESULTS / "summary.csv").exists():
+        learning_curves()
+    gradient_variance()
