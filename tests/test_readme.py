@@ -49,6 +49,13 @@ def test_all_results_have_their_row():
     assert files == {f"{script}-{env_id}" for script, env_id, *_ in evaluation_rows()}
 
 
+def test_every_test_that_is_named_exists():
+    source = "".join(path.read_text() for path in ROOT.glob("tests/test_*.py"))
+    names = re.findall(r"`(test_\w+)`", README)
+    assert len(names) > 10
+    assert [name for name in names if f"def {name}(" not in source] == []
+
+
 @pytest.mark.parametrize("baseline", ["none", "mean", "value"])
 def test_reinforce_table(baseline):
     (line,) = re.findall(rf"^\| {baseline} \|.*$", README, re.M)
