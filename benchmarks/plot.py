@@ -83,9 +83,9 @@ def learning_curves() -> None:
     """A figure for each pair of script and environment that there are curves of."""
     with (RESULTS / "summary.csv").open(newline="") as file:
         rows = {(r["script"], r["env"], r["variant"]): r for r in csv.DictReader(file)}
-    for script, env in sorted({key[:2] for key in rows if key[0] != "sb3"}):
+    for script, env in sorted({key[:2] for key in rows if key[0] != "peers"}):
         variants = [key for key in rows if key[:2] == (script, env)]
-        peers = [k for k in rows if k[:2] == ("sb3", env) and k[2] == script]
+        peers = [k for k in rows if k[:2] == ("peers", env) and k[2] == script]
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
         for key, colour in zip(variants + peers, COLOURS):
             path = RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv"

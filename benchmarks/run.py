@@ -181,7 +181,9 @@ def main() -> None:
     if not todo:
         sys.exit("nothing to run: no such experiment, or all of it is in summary.csv")
     ray.init(address=options.address, include_dashboard=False, log_to_driver=False)
-    sources = {job["script"]: (ROOT / f"{job['script']}.py").read_text() for job in todo}
+    folders = {"peers": ROOT / "benchmarks"}
+    names = {job["script"] for job in todo}
+    sources = {n: (folders.get(n, ROOT) / f"{n}.py").read_text() for n in names}
     running, failed, start = (
         [play.remote(sources[job["script"]], job) for job in todo],
         0,

@@ -1,0 +1,134 @@
+"""Stable-Baselines3's A2C and DDPG, in the form of our scripts, so that run.py can run them alike.
+
+    python benchmarks/peers.py --algorithm a2c --env-id CartPole-v1 --target-return 475
+
+The settings are those of rl-baselines3-zoo for the environment (for its later version, where the
+number went up), one thread, a fresh environment and greedy episodes for the evaluation as in ours.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3 import A2C, DDPG
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
+from torch.utils.tensorboard import SummaryWriter
+
+
+def linear(rate: float) -> Callable[[float], float]:
+    """A learning rate that falls to 0."""
+    return lambda remaining: remaining * rate
+
+
+CONTINUOUS = {
+    "n_steps": 8,
+    "gae_lambda": 0.9,
+    "vf_coef": 0.4,
+    "ent_coef": 0.0,
+    "learning_rate": linear(7e-4),
+    "use_sde": True,
+    "policy_kwargs": {"log_std_init": -2, "ortho_init": False},
+}
+OFF_POLICY = {
+    "gamma": 0.98,
+    "buffer_size": 200_000,
+    "learning_starts": 10_000,
+    "train_freq": (1, "episode"),
+    "gradient_steps": -1,
+    "learning_rate": 1e-3,
+    "policy_kwargs": {"net_arch": [400, 300]},
+}
+# (algorithm, environment): number of environments, whether normalised, steps, the rest
+ZOO = {
+    ("a2c", "CartPole-v1"): (8, False, 500_000, {"ent_coef": 0.0}),
+    ("a2c", "Acrobot-v1"): (16, True, 500_000, {"ent_coef": 0.0}),
+    ("a2c", "LunarLander-v3"): (
+        8,
+        False,
+        200_000,
+        {"gamma": 0.995, "n_steps": 5, "learning_rate": linear(0.00083), "ent_coef": 1e-5},
+    ),
+    ("a2c", "Pendulum-v1"): (8, True, 1_000_000, CONTINUOUS),
+    ("a2c", "LunarLanderContinuous-v3"): (4, True, 5_000_000, CONTINUOUS),
+    ("ddpg", "Pendulum-v1"): (1, False, 20_000, OFF_POLICY),
+    ("ddpg", "LunarLanderContinuous-v3"): (1, False, 300_000, OFF_POLICY),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    algorithm: Literal["a2c", "ddpg"] = "a2c"
+    env_id: str = "CartPole-v1"  # one of those in ZOO
+    seed: int = 0
+    total_timesteps: int | None = None  # the zoo's, if not given
+    target_return: float = np.inf  # stop once the last 100 episodes average this or more
+    eval_episodes: int = 10
+    log_dir: str = "runs"
+
+
+class Record(BaseCallback):
+    """Keeps all episodes, logs their mean four times a second, stops at the target."""
+
+    def __init__(self, writer: SummaryWriter, target: float) -> None:
+        super().__init__()
+        self.writer, self.target = writer, target
+        self.episodes: list[tuple[int, float, int]] = []
+        self.num_logged, self.log_time = 0, time.time()
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:  # from the Monitor that make_vec_env puts around each
+                result = info["episode"]
+                self.episodes.append((self.num_timesteps, float(result["r"]), int(result["l"])))
+        new = self.episodes[self.num_logged :]
+        if new and time.time() >= self.log_time + 0.25:
+            mean = np.mean([r for _, r, _ in new])
+            self.writer.add_scalar("charts/episodic_return", mean, self.num_timesteps)
+            self.num_logged, self.log_time = len(self.episodes), time.time()
+        return not self.solved()
+
+    def solved(self) -> bool:
+        last = [r for _, r, _ in self.episodes[-100:]]
+        return len(last) == 100 and np.mean(last) >= self.target
+
+
+def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
+    """As in our scripts: train, evaluate; the model and its episodes (step, return, length)."""
+    torch.set_num_threads(1)
+    num_envs, normalise, steps, settings = ZOO[args.algorithm, args.env_id]
+    env = make_vec_env(args.env_id, n_envs=num_envs, seed=args.seed)
+    if normalise:
+        env = VecNormalize(env, gamma=settings.get("gamma", 0.99))
+    if args.algorithm == "ddpg":
+        size = env.action_space.shape
+        settings = settings | {
+            "action_noise": NormalActionNoise(np.zeros(size), np.full(size, 0.1))
+        }
+    kind = {"a2c": A2C, "ddpg": DDPG}[args.algorithm]
+    model = kind("MlpPolicy", env, seed=args.seed, device="cpu", **settings)
+    name = f"{args.env_id}__{args.algorithm}__{args.seed}__{time.time():.2f}"
+    writer = SummaryWriter(Path(args.log_dir, name))
+    record, start = Record(writer, args.target_return), time.time()
+    model.learn(args.total_timesteps or steps, callback=record)
+    writer.close()
+    print(f"trained: {model.num_timesteps} steps in {time.time() - start:.2f} s")
+    fresh = make_vec_env(args.env_id, seed=10_000)
+    if normalise:
+        fresh = VecNormalize(fresh, training=False, norm_reward=False)
+        fresh.obs_rms = env.obs_rms
+    mean, std = evaluate_policy(model, fresh, args.eval_episodes)
+    print(f"evaluation: return {mean:.2f} +- {std:.2f} over {args.eval_episodes} episodes")
+    return model, record.episodes
+
+
+if __name__ == "__main__":
+    train(tyro.cli(Args, description=__doc__.split("\n\n")[0]))
