@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tomllib
 
 from tests.conftest import ROOT
 
@@ -45,8 +46,20 @@ def test_evaluation_tables(row):
 
 
 def test_all_results_have_their_row():
-    files = {path.stem for path in RESULTS.glob("a2c_*-v?.csv")}
+    files = {path.stem for path in RESULTS.glob("*-v?.csv")}
     assert files == {f"{script}-{env_id}" for script, env_id, *_ in evaluation_rows()}
+
+
+def test_the_flags_are_those_of_the_settings():
+    with (ROOT / "benchmarks" / "settings.toml").open("rb") as file:
+        experiments = tomllib.load(file)["experiment"]
+    settings = {
+        (e["script"], e["env"]): e.get("flags", "") for e in experiments if "variant" not in e
+    }
+    above = ""
+    for script, env_id, flags, *_ in evaluation_rows():
+        above = {"none": "", "the same": above}.get(flags, flags.strip("`"))
+        assert settings[script, env_id] == above
 
 
 def test_every_test_that_is_named_exists():
