@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
-COLOURS = ["#2b8ad4", "#e07b1a", "#2fa35b", "#c24fb0"]
+COLOURS = ["#2b8ad4", "#e07b1a", "#2fa35b", "#c24fb0", "#b3443c", "#7a6ad8"]
 GREY = "#8a8a8a"
 BINS = 60
 plt.rcParams.update(
@@ -59,12 +59,13 @@ def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
 
 def draw(axes, runs: list[dict], column: str, **style) -> None:
     """Interquartile mean and its interval over runs, each with its arrays step, seconds, return."""
-    end = min(run[column][-1] for run in runs)  # as far as all of them went
+    end = min(run[column][-1] for run in runs) * (1 + 1e-9)  # as far as all of them went
     y = np.stack([binned(run[column], run["return"], end) for run in runs])
     x = (np.arange(BINS) + 0.5) * end / BINS
     axes.plot(x, interquartile_mean(y, 0), **style)
     if len(runs) > 2:
-        test = stats.bootstrap((y,), interquartile_mean, axis=0, n_resamples=2000, rng=0)
+        options = {"axis": 0, "n_resamples": 2000, "rng": 0, "method": "percentile"}
+        test = stats.bootstrap((y,), interquartile_mean, **options)
         low, high = test.confidence_interval
         axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
@@ -76,7 +77,8 @@ def read_runs(path: Path) -> list[dict]:
         for row in csv.DictReader(file):
             for name in ("step", "seconds", "return"):
                 columns[row["seed"]][name].append(float(row[name]))
-    return [{k: np.array(v) for k, v in run.items()} for run in columns.values()]
+    runs = [{k: np.array(v) for k, v in run.items()} for run in columns.values()]
+    return [run for run in runs if len(run["step"]) > 1]
 
 
 def learning_curves() -> None:
@@ -90,6 +92,9 @@ def learning_curves() -> None:
         for key, colour in zip(variants + peers, COLOURS):
             path = RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv"
             runs = read_runs(path)
+            if not runs:
+                print(f"{path.name}: no seed finished an episode")
+                continue
             label = "Stable-Baselines3" if key in peers else key[2] or script
             style = {"color": colour, "label": f"{label}, {len(runs)} seeds"}
             for panel, column in zip(panels, ("step", "seconds")):

@@ -13,7 +13,8 @@ Two kinds of files come of it, in benchmarks/results:
     summary.csv                              a row for each run, see SUMMARY
 
 A run that is in summary.csv with the same flags is not run again, and one whose worker died is
-tried again, so the command can be stopped and repeated at any time.
+tried again, so the command can be stopped and repeated at any time; one at a time, though. After a
+change of a script, remove its rows.
 """
 
 import argparse
@@ -23,16 +24,17 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import ray
 import tomllib
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,16 +53,20 @@ SUMMARY = [
     "train_return",  # mean of the last 100 training episodes
     "eval_mean",  # of the greedy policy's episodes
     "eval_std",
+    "failure",  # the error that ended the run, if one did
     "flags",
     "versions",
     "machine",
     "date",
 ]
-KEY = ("script", "env", "variant", "seed", "flags")
+RUN = ("script", "env", "variant", "seed")  # what has one row in summary.csv
+SAME = (*RUN, "flags", "threshold")  # a row with these equal need not be made again
 
-# What a user of the script would write, in a process of its own.
+# What a user of the script would write, in a process of its own; it does not outlive the worker.
 LAUNCH = """
-import importlib, json, sys, tyro
+import ctypes, importlib, json, signal, sys, tyro
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 script = importlib.import_module(sys.argv[1])
 _, episodes = script.train(tyro.cli(script.Args, args=sys.argv[3:]))
 json.dump(episodes, open(sys.argv[2], "w"))
@@ -77,46 +83,47 @@ def machine() -> str:
 
 
 def points(folder: Path) -> list[tuple[int, float, float]]:
-    """(step, unix time, return) of each point in the run's TensorBoard file."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    """(step, seconds, return) of each point in the TensorBoard file of a run."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     if "charts/episodic_return" not in events.Tags()["scalars"]:
         return []
-    return [(e.step, e.wall_time, e.value) for e in events.Scalars("charts/episodic_return")]
+    start = events.FirstEventTimestamp()
+    return [
+        (e.step, e.wall_time - start, e.value) for e in events.Scalars("charts/episodic_return")
+    ]
 
 
 @ray.remote(num_cpus=1, max_retries=3)
 def play(source: str, job: dict) -> tuple[dict, list]:
     """One run, on whatever machine this is: its row of the summary, and its curve."""
+    row = job | {"machine": machine(), "date": datetime.date.today().isoformat()}
+    names = ["torch", "gymnasium", "numpy", *(["stable-baselines3"] * (job["script"] == "peers"))]
+    row["versions"] = " ".join(f"{name} {version(name)}" for name in names)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, f"{job['script']}.py").write_text(source)
-        flags = ["--env-id", job["env"], *job["flags"].split(), "--seed", str(job["seed"])]
+        flags = ["--env-id", job["env"], *shlex.split(job["flags"]), "--seed", str(job["seed"])]
         command = [sys.executable, "-c", LAUNCH, job["script"], "episodes.json", *flags]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{job}: {done.stderr[-2000:]}")
+        if done.returncode:  # a row all the same: a run that failed is a result
+            words = done.stderr.strip().splitlines() or ["killed"]
+            return row | {"failure": words[-1]}, []
         (run,) = Path(folder, "runs").iterdir()
         curve, episodes = points(run), json.loads(Path(folder, "episodes.json").read_text())
     seconds = float(re.search(r"^trained: .* in ([\d.]+) s", done.stdout, re.M)[1])
     mean, std = re.search(r"^evaluation: return (\S+) \+- (\S+)", done.stdout, re.M).groups()
-    row = job | {"seconds": seconds, "eval_mean": mean, "eval_std": std, "machine": machine()}
+    row |= {"seconds": seconds, "eval_mean": mean, "eval_std": std}
     row["steps"] = int(re.search(r"^trained: (\d+) steps", done.stdout, re.M)[1])
     row["steps_per_second"] = f"{row['steps'] / seconds:.0f}"
-    row["versions"] = " ".join(f"{name} {version(name)}" for name in ("torch", "gymnasium"))
-    row["date"] = datetime.date.today().isoformat()
     steps, returns = np.array([e[0] for e in episodes]), np.array([e[1] for e in episodes])
-    if len(curve) and len(returns):
-        # A point's time is when it was written; that of the first step is not, but of the last.
-        start = curve[-1][1] - seconds
-        curve = [(step, max(0.0, moment - start), value) for step, moment, value in curve]
+    if len(returns):
         row["train_return"] = f"{returns[-100:].mean():.2f}"
     if job["threshold"] != "" and len(returns) >= 100:
         means = np.convolve(returns, np.full(100, 0.01), "valid")  # of episodes i to i + 99
         (reached,) = np.nonzero(means >= job["threshold"])
         if len(reached):
             row["steps_to_threshold"] = at = int(steps[99 + reached[0]])
-            known = np.array([(0, 0.0), *((step, moment) for step, moment, _ in curve)])
+            known = [(0, 0.0), *((step, moment) for step, moment, _ in curve)]
+            known = np.array([*known, (row["steps"], seconds)])
             row["seconds_to_threshold"] = f"{np.interp(at, known[:, 0], known[:, 1]):.2f}"
     return row, [(job["seed"], step, f"{t:.2f}", f"{value:.2f}") for step, t, value in curve]
 
@@ -143,11 +150,12 @@ def keep(row: dict, curve: list) -> None:
     """Add a run to the results, in the place of an earlier one with other flags."""
     name = "-".join(filter(None, (row["script"], row["env"], row["variant"])))
     path = RESULTS / "curves" / f"{name}.csv"
-    others = [r for r in read(path) if r["seed"] != str(row["seed"])]
-    write(path, CURVE, others + [dict(zip(CURVE, values)) for values in curve])
+    rows = [r for r in read(path) if r["seed"] != str(row["seed"])]
+    rows += [dict(zip(CURVE, map(str, values))) for values in curve]
+    write(path, CURVE, sorted(rows, key=lambda r: (int(r["seed"]), int(r["step"]))))
     row = {column: str(row.get(column, "")) for column in SUMMARY}
-    others = [r for r in read(RESULTS / "summary.csv") if any(r[k] != row[k] for k in KEY[:4])]
-    rows = sorted([*others, row], key=lambda r: (*(r[k] for k in KEY[:3]), int(r["seed"])))
+    others = [r for r in read(RESULTS / "summary.csv") if any(r[k] != row[k] for k in RUN)]
+    rows = sorted([*others, row], key=lambda r: (*(r[k] for k in RUN[:3]), int(r["seed"])))
     write(RESULTS / "summary.csv", SUMMARY, rows)
 
 
@@ -159,16 +167,19 @@ def jobs(options: argparse.Namespace) -> list[dict]:
         names = {e["script"]: e["env"] for e in reversed(experiments)}
         flags = "--total-timesteps 2000 --eval-episodes 1"
         experiments = [{"script": s, "env": e, "flags": flags} for s, e in names.items()]
-    known = {tuple(row[k] for k in KEY) for row in read(RESULTS / "summary.csv")}
+    known = {tuple(row[k] for k in SAME) for row in read(RESULTS / "summary.csv")}
     found = []
     for experiment in experiments:
         job = {"variant": "", "flags": "", "threshold": "", "seeds": 1} | experiment
-        seeds = job.pop("seeds")
+        seeds = range(job.pop("seeds"))
         if set(options.only) <= {job["script"], job["env"], job["variant"]}:
-            for seed in range(seeds):
-                if options.quick or tuple(str((job | {"seed": seed})[k]) for k in KEY) not in known:
-                    found.append(job | {"seed": seed})
-    return found
+            found += [job | {"seed": seed} for seed in seeds]
+    if not found:
+        sys.exit(f"--only {' '.join(options.only)}: no such experiment in settings.toml")
+    if len({tuple(job[k] for k in RUN) for job in found}) < len(found):
+        sys.exit("settings.toml: two experiments need a variant to tell them apart")
+    missing = [job for job in found if tuple(str(job[k]) for k in SAME) not in known]
+    return found if options.quick else missing
 
 
 def main() -> None:
@@ -179,30 +190,22 @@ def main() -> None:
     options = parser.parse_args()
     todo = jobs(options)
     if not todo:
-        sys.exit("nothing to run: no such experiment, or all of it is in summary.csv")
+        print("nothing to run: all of it is in summary.csv")
+        return
     ray.init(address=options.address, include_dashboard=False, log_to_driver=False)
     folders = {"peers": ROOT / "benchmarks"}
     names = {job["script"] for job in todo}
     sources = {n: (folders.get(n, ROOT) / f"{n}.py").read_text() for n in names}
-    running, failed, start = (
-        [play.remote(sources[job["script"]], job) for job in todo],
-        0,
-        time.time(),
-    )
+    running, failures = [play.remote(sources[job["script"]], job) for job in todo], 0
     while running:
         (ready,), running = ray.wait(running)
-        try:
-            row, curve = ray.get(ready)
-        except ray.exceptions.RayError as error:
-            failed += 1
-            print(error, file=sys.stderr)
-            continue
+        row, curve = ray.get(ready)
         if not options.quick:
             keep(row, curve)
-        what = " ".join(str(row[k]) for k in KEY[:4])
-        spent = f"{row['seconds']:.0f} s, after {time.time() - start:.0f} s"
-        print(f"{what}: {row['eval_mean']} in {spent}; {len(running)} to go", flush=True)
-    sys.exit(failed > 0)
+        failures += "failure" in row
+        outcome = row.get("failure") or f"{row['eval_mean']} after {row['seconds']:.0f} s"
+        print(*(row[k] for k in RUN), f"{outcome}; {len(running)} to go", flush=True)
+    sys.exit(failures > 0)
 
 
 if __name__ == "__main__":

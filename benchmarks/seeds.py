@@ -13,6 +13,8 @@ whether the target was reached, mean and deviation of the greedy evaluation, and
 """
 
 import argparse
+import concurrent.futures
+import contextlib
 import csv
 import queue
 import re
@@ -64,11 +66,9 @@ print("peer", model.num_timesteps, seconds, int(callback.solved), mean, std)
 
 
 def run(core: str, command: list[str]) -> str:
-    """Standard output of a command on one core; its errors are shown, and are fatal."""
-    done = subprocess.run(["taskset", "-c", core, sys.executable, *command], capture_output=True)
-    if done.returncode:
-        sys.exit(done.stderr.decode()[-2000:])
-    return done.stdout.decode()
+    """Standard output of a command on one core; its errors are shown."""
+    command = ["taskset", "-c", core, sys.executable, *command]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def ours(core: str, seed: int, flags: list[str]) -> list:
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--peer-target", type=float, default=475.0)
     parser.add_argument("--peer-shape", type=int, nargs=2, default=[8, 5], help="n_envs n_steps")
     parser.add_argument("--peer-batch", dest="batch", type=int, help="DDPG, with this batch size")
-    split = sys.argv.index("--")
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options, flags = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
 
     todo: queue.SimpleQueue = queue.SimpleQueue()
@@ -127,17 +127,16 @@ def main() -> None:
             print(*row[:8], flush=True)
 
     def work(core: str) -> None:
-        while not todo.empty():
-            seed = todo.get()
-            write(ours(core, seed, flags))
-            if options.peer:
-                write(peer(core, seed, options))
+        with contextlib.suppress(queue.Empty):
+            while True:
+                seed = todo.get_nowait()
+                write(ours(core, seed, flags))
+                if options.peer:
+                    write(peer(core, seed, options))
 
-    threads = [threading.Thread(target=work, args=(core,)) for core in options.cores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for worker in [pool.submit(work, core) for core in options.cores]:
+            worker.result()  # raises what the worker raised
 
 
 if __name__ == "__main__":
