@@ -86,3 +86,28 @@ def test_reinforce_table(baseline):
         ratios = [float(row["none"]) / float(row[baseline]) for row in variances]
         want = [f"1/{ratio:.1f}" for ratio in (np.median(ratios), max(ratios), min(ratios))]
         assert [cell.strip() for cell in line.strip("|").split("|")][1:4] == want
+
+
+TD0 = re.findall(r"^\| `--critic .*\|$", README, re.M)
+
+
+@pytest.mark.parametrize("line", TD0, ids=lambda line: line.split("`")[1])
+def test_td0_table(line):
+    flags, at_most, solved, median, worst, mean, lowest = [c.strip() for c in line.split("|")[1:-1]]
+    name = flags.strip("`").replace("--", "").replace(" ", "-")
+    rows = rows_of(RESULTS / f"ac_td0-race-{name}.csv")
+    assert len({row["seed"] for row in rows}) == len(rows)
+    assert len({row["flags"] for row in rows}) == 1
+    steps = [int(row["steps"]) for row in rows if row["solved"] == "1"]
+    assert solved == f"{len(steps)} of {len(rows)}"
+    assert max(int(row["steps"]) for row in rows) <= 1000 * int(at_most.strip("k"))
+    if len(steps) == len(rows):
+        assert [median, worst] == [f"{x / 1000:.0f}k" for x in (np.median(steps), max(steps))]
+    else:
+        assert [median, worst] == ["", ""]
+    returns = np.array([float(row["eval_mean"]) for row in rows])
+    assert [mean, lowest] == [f"{x:.1f}" for x in (interquartile_mean(returns), returns.min())]
+
+
+def test_td0_table_is_there():
+    assert len(TD0) == len(list(RESULTS.glob("ac_td0-race-*.csv")))
