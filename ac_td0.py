@@ -297,11 +297,12 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 log_pis, chosen, deltas, values = (torch.stack(column) for column in zip(*window))
                 weights = deltas if args.critic == "v" else values
                 gradients = [weight.grad for weight in agent.parameters()]
+                unexplained = deltas.var(correction=0) / (values + deltas).var(correction=0)
                 scalars = {
                     "losses/policy_loss": -(weights * chosen).mean(),
                     "losses/value_loss": deltas.pow(2).mean(),
                     "losses/entropy": -(log_pis.exp() * log_pis).sum(-1).mean(),
-                    "losses/explained_variance": 1 - deltas.var() / (values + deltas).var(),
+                    "losses/explained_variance": 1 - unexplained,
                     "losses/grad_norm": nn.utils.get_total_norm(gradients),
                     "charts/SPS": (global_step - start_step) / (log_time - start_time),
                 }

@@ -297,7 +297,8 @@ def update(agent: Agent, optimizer, sessions: tuple, args: Args, report: bool) -
     policy_loss = reinforce_loss(log_probs, advantages, N)
     loss = policy_loss - args.ent_coef * entropies.sum() / N
     logs = {"policy_loss": policy_loss, "entropy": entropies.mean()}
-    logs["explained_variance"] = 1 - (returns - baseline).var() / returns.var()
+    unexplained = (returns - baseline).var(correction=0) / returns.var(correction=0)
+    logs["explained_variance"] = 1 - unexplained
     if report and N > 1:
         rows = [torch.from_numpy(session == n) for n in range(N)]
         logs["policy_gradient_variance"] = gradient_variance(agent, obs, actions, advantages, rows)

@@ -3,6 +3,7 @@
     python benchmarks/run.py                            what is still missing, on all cores
     python benchmarks/run.py --only ddpg Pendulum-v1    one script, one environment, or both
     python benchmarks/run.py --quick                    2000 steps of each script, kept nowhere
+    python benchmarks/run.py --cores 1                  one run at a time, to compare seconds
     python benchmarks/run.py --address auto             on the Ray cluster that this machine is in
 
 Two kinds of files come of it, in benchmarks/results:
@@ -159,8 +160,16 @@ def keep(row: dict, curve: list) -> None:
     write(RESULTS / "summary.csv", SUMMARY, rows)
 
 
+def what(job: dict) -> tuple[str, str]:
+    """Script and environment; for a run of a peer, the script that it is compared with."""
+    return job["variant"] if job["script"] == "peers" else job["script"], job["env"]
+
+
 def jobs(options: argparse.Namespace) -> list[dict]:
-    """What is to be run: all experiments, or those chosen, less what the summary has."""
+    """What is to be run: all experiments, or those chosen, less what the summary has.
+
+    A peer's run comes after ours with the same seed, so that on one core they take turns.
+    """
     with (ROOT / "benchmarks" / "settings.toml").open("rb") as file:
         experiments = tomllib.load(file)["experiment"]
     if options.quick:
@@ -178,6 +187,8 @@ def jobs(options: argparse.Namespace) -> list[dict]:
         sys.exit(f"--only {' '.join(options.only)}: no such experiment in settings.toml")
     if len({tuple(job[k] for k in RUN) for job in found}) < len(found):
         sys.exit("settings.toml: two experiments need a variant to tell them apart")
+    order = [what(job) for job in found]
+    found.sort(key=lambda job: (order.index(what(job)), job["seed"]))  # stable: ours, then a peer's
     missing = [job for job in found if tuple(str(job[k]) for k in SAME) not in known]
     return found if options.quick else missing
 
@@ -186,13 +197,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[], help="script, environment, variant")
     parser.add_argument("--quick", action="store_true", help="2000 steps each; nothing is kept")
+    parser.add_argument("--cores", type=int, help="runs at a time, if not one for each core")
     parser.add_argument("--address", default="local", help="of a Ray cluster")
     options = parser.parse_args()
     todo = jobs(options)
     if not todo:
         print("nothing to run: all of it is in summary.csv")
         return
-    ray.init(address=options.address, include_dashboard=False, log_to_driver=False)
+    ray.init(options.address, num_cpus=options.cores, include_dashboard=False, log_to_driver=False)
     folders = {"peers": ROOT / "benchmarks"}
     names = {job["script"] for job in todo}
     sources = {n: (folders.get(n, ROOT) / f"{n}.py").read_text() for n in names}
