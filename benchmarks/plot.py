@@ -81,27 +81,34 @@ def read_runs(path: Path) -> list[dict]:
     return [run for run in runs if len(run["step"]) > 1]
 
 
+def summary() -> list[tuple[str, str, str]]:
+    """(script, environment, variant) of each experiment in summary.csv, peers last."""
+    with (RESULTS / "summary.csv").open(newline="") as file:
+        keys = dict.fromkeys((r["script"], r["env"], r["variant"]) for r in csv.DictReader(file))
+    return sorted(keys, key=lambda key: key[0] == "peers")
+
+
+def curves(panel, script: str, env: str, column: str) -> None:
+    """All variants of a script on an environment, and the peers that it is compared with."""
+    ours, peer = (script, env), ("peers", env, script)
+    keys = [key for key in summary() if key[:2] == ours or key == peer]
+    for key, colour in zip(keys, COLOURS):
+        runs = read_runs(RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv")
+        if runs:
+            label = "Stable-Baselines3" if key == peer else key[2] or script
+            style = {"color": colour, "label": f"{label}, {len(runs)} seeds"}
+            draw(panel, runs, column, linestyle="--" if key == peer else "-", **style)
+    panel.set_xlabel({"step": "environment steps", "seconds": "seconds, on one core"}[column])
+    panel.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+
+
 def learning_curves() -> None:
     """A figure for each pair of script and environment that there are curves of."""
-    with (RESULTS / "summary.csv").open(newline="") as file:
-        rows = {(r["script"], r["env"], r["variant"]): r for r in csv.DictReader(file)}
-    for script, env in sorted({key[:2] for key in rows if key[0] != "peers"}):
-        variants = [key for key in rows if key[:2] == (script, env)]
-        peers = [k for k in rows if k[:2] == ("peers", env) and k[2] == script]
+    for script, env in dict.fromkeys(key[:2] for key in summary() if key[0] != "peers"):
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
-        for key, colour in zip(variants + peers, COLOURS):
-            path = RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv"
-            runs = read_runs(path)
-            if not runs:
-                print(f"{path.name}: no seed finished an episode")
-                continue
-            label = "Stable-Baselines3" if key in peers else key[2] or script
-            style = {"color": colour, "label": f"{label}, {len(runs)} seeds"}
-            for panel, column in zip(panels, ("step", "seconds")):
-                draw(panel, runs, column, linestyle="--" if key in peers else "-", **style)
-        panels[0].set(xlabel="environment steps", ylabel="return", title=f"{script}.py on {env}")
-        panels[1].set(xlabel="seconds, on one core")
-        panels[0].xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        for panel, column in zip(panels, ("step", "seconds")):
+            curves(panel, script, env, column)
+        panels[0].set(ylabel="return", title=f"{script}.py on {env}")
         panels[1].legend(loc="lower right", labelcolor=GREY)
         save(figure, f"{script}-{env}")
 
