@@ -3,8 +3,8 @@
     python benchmarks/peers.py --algorithm a2c --env-id CartPole-v1 --target-return 475
 
 The settings are those of rl-baselines3-zoo for the environment, or for its earlier version where
-the number went up since; but one update of DDPG after each step, as in ddpg.py. One thread, and ten
-greedy episodes in a fresh environment for the evaluation. --total-timesteps also stretches the
+the number went up since; but one update of DDPG after each step, as in ddpg.py. One thread, and for
+the evaluation the same ten greedy episodes as in our scripts. --total-timesteps also stretches the
 learning rate's schedule.
 """
 
@@ -123,12 +123,16 @@ def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
     model.learn(args.total_timesteps or steps, callback=record)
     writer.close()
     print(f"trained: {model.num_timesteps} steps in {time.time() - start:.2f} s")
-    fresh = make_vec_env(args.env_id, seed=10_000)
+    fresh = make_vec_env(args.env_id)
     if normalise:
         fresh = VecNormalize(fresh, training=False, norm_reward=False)
         fresh.obs_rms = env.obs_rms
-    mean, std = evaluate_policy(model, fresh, args.eval_episodes)
-    print(f"evaluation: return {mean:.2f} +- {std:.2f} over {args.eval_episodes} episodes")
+    returns = []
+    for episode in range(args.eval_episodes):  # the same episodes as those of our scripts
+        fresh.seed(episode)
+        returns.append(evaluate_policy(model, fresh, 1)[0])
+    score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
+    print(f"evaluation: return {score} over {args.eval_episodes} episodes")
     return model, record.episodes
 
 

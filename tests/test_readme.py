@@ -13,8 +13,21 @@ RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 
 
+with (RESULTS / "summary.csv").open() as file:
+    SUMMARY = list(csv.DictReader(file))
+
+
 def rows_of(path):
     return [row for row in csv.DictReader(path.open()) if row["who"] != "sb3"]
+
+
+def experiment(script, env_id, variant=""):
+    """Rows of summary.csv, or else those that seeds.py wrote, one for each seed."""
+    key = (script, env_id, variant)
+    rows = [row for row in SUMMARY if (row["script"], row["env"], row["variant"]) == key]
+    path = RESULTS / f"{script}-{env_id}.csv"
+    assert not (rows and path.exists()), "two sources"
+    return rows or rows_of(path)
 
 
 def interquartile_mean(numbers):
@@ -37,7 +50,7 @@ def evaluation_rows():
 @pytest.mark.parametrize("row", evaluation_rows(), ids=lambda row: "-".join(row[:2]))
 def test_evaluation_tables(row):
     script, env_id, _, mean, worst, seeds = row
-    rows = rows_of(RESULTS / f"{script}-{env_id}.csv")
+    rows = experiment(script, env_id)
     returns = np.array([float(r["eval_mean"]) for r in rows])
     assert mean == f"{interquartile_mean(returns):.1f}"
     assert worst == f"{returns.min():.1f}"
@@ -46,8 +59,10 @@ def test_evaluation_tables(row):
 
 
 def test_all_results_have_their_row():
-    files = {path.stem for path in RESULTS.glob("*-v?.csv")}
-    assert files == {f"{script}-{env_id}" for script, env_id, *_ in evaluation_rows()}
+    found = {path.stem for path in RESULTS.glob("*-v?.csv")}
+    ours = [row for row in SUMMARY if row["script"] != "peers" and not row["variant"]]
+    found |= {f"{row['script']}-{row['env']}" for row in ours}
+    assert found == {f"{script}-{env_id}" for script, env_id, *_ in evaluation_rows()}
 
 
 def test_the_flags_are_those_of_the_settings():
@@ -60,6 +75,52 @@ def test_the_flags_are_those_of_the_settings():
     for script, env_id, flags, *_ in evaluation_rows():
         above = {"none": "", "the same": above}.get(flags, flags.strip("`"))
         assert settings[script, env_id] == above
+
+
+METHODS = {
+    "A2C": ("a2c_discrete", "a2c_continuous"),
+    "DDPG": ("ddpg",),
+    "REINFORCE, learned baseline": ("reinforce_baseline",),
+    "one-step actor-critic": ("ac_td0",),
+}
+RESULT_ROWS = re.findall(r"^\| ([\w-]+-v\d) \| ([^|]+) \| ([^|]+) \| ([^|]*)\|", README, re.M)
+RESULT_ROWS = [row for row in RESULT_ROWS if row[1] in METHODS]
+
+
+def cell(rows):
+    """Interquartile mean, worst, steps."""
+    returns = np.array([float(row["eval_mean"]) for row in rows])
+    steps = int(float(f"{min(int(row['steps']) for row in rows):.2g}"))
+    steps = f"{steps // 1_000_000}M" if steps >= 1_000_000 else f"{steps // 1000}k"
+    return f"{interquartile_mean(returns):.1f}, {returns.min():.1f} ({steps})"
+
+
+@pytest.mark.parametrize("row", RESULT_ROWS, ids=lambda row: "-".join(row[:2]))
+def test_results_table(row):
+    env_id, method, here, peer = (part.strip() for part in row)
+    known = {r["script"] for r in SUMMARY if r["env"] == env_id}
+    known |= {s for s in METHODS[method] if (RESULTS / f"{s}-{env_id}.csv").exists()}
+    (script,) = known.intersection(METHODS[method])
+    variant = {"reinforce_baseline": "value", "ac_td0": "v"}.get(script, "")
+    assert here == cell(experiment(script, env_id, variant))
+    peers = [
+        r for r in SUMMARY if (r["script"], r["env"], r["variant"]) == ("peers", env_id, script)
+    ]
+    assert peer == (cell(peers) if peers else "")
+
+
+def test_every_flag_and_function_that_is_named_exists():
+    scripts = {path.name: path.read_text() for path in ROOT.glob("*.py")}
+    others = "".join(path.read_text() for path in ROOT.glob("benchmarks/*.py"))
+    flags = set(re.findall(r"--(?:no-)?([a-z][a-z-]+)", README)) - {"help", "logdir"}
+    known = {
+        name.replace("_", "-")
+        for name in re.findall(r"^    (\w+): ", "".join(scripts.values()), re.M)
+    }
+    known |= set(re.findall(r'"--([a-z-]+)"', others))
+    assert flags - known == set()
+    for function, script in re.findall(r"`(\w+)` in `(\w+\.py)`", README):
+        assert f"def {function}(" in scripts[script]
 
 
 def test_every_test_that_is_named_exists():
@@ -111,3 +172,58 @@ def test_td0_table(line):
 
 def test_td0_table_is_there():
     assert len(TD0) == len(list(RESULTS.glob("ac_td0-race-*.csv")))
+
+
+def columns(name, column, pattern=""):
+    """Numbers of ours whose flags match, and of the peer's run after each of them, if there is."""
+    ours, peers, flags = [], [], ""
+    for row in csv.DictReader((RESULTS / f"{name}.csv").open()):
+        is_peer = row["who"] in ("sb3", "transcription")
+        flags = flags if is_peer else row.get("flags", "")
+        if re.search(pattern, flags):
+            (peers if is_peer else ours).append(float(row[column]))
+    return ours, peers
+
+
+@pytest.mark.parametrize(
+    ("script", "pattern", "column", "template"),
+    [
+        ("a2c_continuous", "updates 1$", "sps", "{:,.0f} against {:,.0f} steps/s ({:.1f} times)"),
+        ("a2c_continuous", "Hopper", "sps", "{:,.0f} against {:,.0f} ({:.1f} times)"),
+        ("ac_td0", "", "updates_per_second", "{:.0f} against {:.0f} updates/s, {:.1f} times"),
+        ("ddpg", "", "sps", "{:.0f} against {:.0f} steps/s, {:.1f} times"),
+        ("a2c_discrete", "num-envs 8", "sps", "K = 1 | {:,.0f} | {:,.0f} | {:.1f} |"),
+        ("a2c_discrete", "400000", "sps", "(peer: 8 x 5) | {:,.0f} | {:,.0f} | {:.1f} |"),
+    ],
+)
+def test_speeds(script, pattern, column, template):
+    ours, peers = (np.median(x) for x in columns(f"{script}-throughput", column, pattern))
+    assert template.format(ours, peers, ours / peers) in " ".join(README.split())
+
+
+def test_td0_words():
+    words = " ".join(README.split())
+    tried = [
+        (row["flags"].split(" --target")[0], row) for row in rows_of(RESULTS / "ac_td0-tried.csv")
+    ]
+    q = [row["eval_mean"] for flags, row in tried if flags == "--critic q"]
+    assert f"seeds 0 and 1 ended at {float(q[0]):.1f} and {float(q[1]):.1f}" in words
+    sgd = {flags: row for flags, row in tried if "sgd" in flags}
+    slow = sgd["--optimizer sgd --actor-lr 1e-4 --critic-lr 1e-3"]
+    fast = sgd["--optimizer sgd --actor-lr 1e-3 --critic-lr 1e-2"]
+    assert f"seed 0 needed {int(slow['steps']) / 1000:.0f}k steps" in words
+    assert f"these rates it ended at {float(fast['eval_mean']):.1f}" in words
+    with (RESULTS / "ac_td0-q-variance.csv").open() as file:
+        ratios = [float(row["ratio"]) for row in csv.DictReader(file)]
+    assert f"has {np.median(ratios):.0f} times the variance" in words
+    assert f"from {min(ratios):.0f} to {max(ratios):.0f})" in words
+
+
+def test_race():
+    ours, peers = columns("a2c_discrete-race", "seconds")
+    ratio = np.median(peers) / np.median(ours)
+    cells = [f"{np.median(x):.1f} (worst {max(x):.1f})" for x in (ours, peers)]
+    assert f"| {cells[0]} | {cells[1]} | {ratio:.1f} |" in README
+    ours, peers = columns("a2c_discrete-race", "steps")
+    cells = [f"{np.median(x) / 1000:.0f}k (worst {max(x) / 1000:.0f}k)" for x in (ours, peers)]
+    assert f"| {cells[0]} | {cells[1]} |" in README
