@@ -383,16 +383,16 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if device.type != "cpu":  # the checkpoint holds the CPU's generator only
         torch.manual_seed(seed)
 
+    def solved() -> bool:
+        recent = [r for _, r, _ in episodes[-100:]]
+        return len(recent) == 100 and np.mean(recent) >= args.target_return
+
     start_step, num_logged, log_time = global_step, len(episodes), 0.0
     start_time = save_time = time.time()
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
+    finished = solved() or global_step >= args.total_timesteps
     try:
-        while True:
-            recent = [r for _, r, _ in episodes[-100:]]
-            solved = len(recent) == 100 and np.mean(recent) >= args.target_return
-            if solved or global_step >= args.total_timesteps:
-                break
-
+        while not finished:
             # COLLECT T steps of N environments.
             obs[0] = obs[T]
             for t in range(T):
@@ -426,8 +426,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 agent.obs_statistics.update(obs[:-1][live])
 
             # REPORT
+            finished = solved() or global_step >= args.total_timesteps
             bar.update(global_step - bar.n)
-            if time.time() >= log_time + 0.25:  # more often it costs up to a tenth of the run
+            if finished or time.time() >= log_time + 0.25:  # oftener, it costs a tenth of the run
                 log_time = time.time()
                 scalars = {f"losses/{name}": value for name, value in losses.items()}
                 scalars["charts/SPS"] = (global_step - start_step) / (log_time - start_time)
@@ -453,7 +454,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
-    if solved:
+    if solved():
         target = f"target return {args.target_return} reached"
         print(f"{target} at step {global_step} after {seconds:.2f} s")
     save()

@@ -11,17 +11,18 @@
 
     --critic v    the box; delta is a one-sample estimate of the advantage, exact on average if V is
     --critic q    Q actor-critic (QAC): A', the next action, is drawn before the update;
-                  delta <- R + gamma Q(S', A', w) - Q(S, A, w), and Q(S, A, w) weighs grad log pi
+                  delta <- R + gamma Q(S', A', w) - Q(S, A, w), and in the actor's update Q(S, A, w)
+                  takes the place of delta
 
-delta is computed once, from the weights before either update, and used by both. It is a
-semi-gradient: no gradient flows through the target. At a time limit the episode is over, but S' is
+delta is computed once, from the weights before either update, and used by both. The critic's step
+is a semi-gradient: none flows through the target. At a time limit the episode is over, but S' is
 not terminal: it is bootstrapped. Differences from the box: Adam, and I stays 1, since with gamma^t
-the late steps of an episode would hardly be learned from. The box to the letter is
---optimizer sgd --discount-policy-gradient, with larger rates.
+the late steps of an episode count for little. The box to the letter is
+--optimizer sgd --discount-policy-gradient; SGD wants --actor-lr 1e-4.
 
-    python ac_td0.py           solves CartPole-v1 in a minute or two and ends with a line like
-                               `evaluation: return 500.00 +- 0.00 over 10 episodes`
-    python ac_td0.py --help    lists the flags
+    python ac_td0.py --target-return 475    solves CartPole-v1 in a minute or two and ends with
+                                            `evaluation: return 500.00 +- 0.00 over 10 episodes`
+    python ac_td0.py --help                 lists the flags
 """
 
 # /// script
@@ -63,9 +64,9 @@ class Args:
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     # Algorithm
     critic: Literal["v", "q"] = "v"  # state values and their TD error, or action values (QAC)
-    discount_policy_gradient: bool = False  # weigh step t by I = gamma^t, as in the book's box
+    discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as in the book's box
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
-    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's; its rates want to be larger
+    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's, and slower
     actor_lr: float = 3e-4  # learning rate of the actor, alpha_theta
     critic_lr: float = 1e-3  # learning rate of the critic, alpha_w
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
@@ -228,9 +229,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         same = ("env_id", "hidden_sizes", "activation", "critic", "optimizer")
         state = load(args.resume, **{name: getattr(args, name) for name in same})
         agent.load_state_dict(state["agent"])
-        optimizer.load_state_dict(state["optimizer"])
-        for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
-            group["lr"] = rate  # the flags' rather than the checkpoint's
+        moments = {"state": state["optimizer"]["state"]}  # the rates are those of the flags
+        optimizer.load_state_dict(optimizer.state_dict() | moments)
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
     folder, writer = start_run(args)
@@ -257,8 +257,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     start_step, num_logged = global_step, len(episodes)
     start_time = save_time = log_time = time.time()
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
+    finished = solved() or global_step >= args.total_timesteps
     try:
-        while global_step < args.total_timesteps and not (episode_over and solved()):
+        while not finished:
             # COLLECT one step.
             if episode_over:
                 obs, _ = env.reset(seed=reset_seed)
@@ -281,7 +282,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             log_prob = log_pi[action]
             delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
             if not math.isfinite(delta * log_prob.detach()):
-                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
+                raise FloatingPointError(
+                    f"step {global_step}: NaN or inf in reward, value or policy"
+                )
             window.append((log_pi.detach(), log_prob.detach(), delta, value))
             gamma_t *= args.gamma if args.discount_policy_gradient else 1.0
             obs = next_obs
@@ -289,9 +292,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 episodes.append((global_step, episode_return, episode_length))
 
             # REPORT
-            if (
-                time.time() >= log_time + 0.25 or global_step == args.total_timesteps
-            ):  # more often it costs up to a tenth of the run
+            finished = global_step >= args.total_timesteps or (episode_over and solved())
+            if finished or time.time() >= log_time + 0.25:  # oftener, it costs a tenth of the run
                 bar.update(global_step - bar.n)
                 log_time = time.time()
                 log_pis, chosen, deltas, values = (torch.stack(column) for column in zip(*window))

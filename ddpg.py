@@ -1,4 +1,4 @@
-"""Deep deterministic policy gradient (DDPG): an actor that climbs its critic, from a replay buffer.
+"""Deep deterministic policy gradient (DDPG): an actor climbs its critic, off-policy, from a buffer.
 
 After Lillicrap et al. 2015, algorithm 1. The policy is deterministic: it gives an action pi(s), not
 a distribution. Each step: act with noise, store the transition, learn from B stored ones.
@@ -9,22 +9,25 @@ a distribution. Each step: act with noise, store the transition, learn from B st
     w'       = tau w + (1 - tau) w'                            the targets Q', pi': slow copies
 
 Why this improves the policy: the best action is hard to find, so take one gradient step towards it,
-a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and learn it by regression. In theta, (pi(s) - a+)^2 / 2
-has the gradient -grad_a Q grad_theta pi, which is that of L_actor; minus, as optimizers descend. It
-is as right as Q is. And Q is that of the policy as it is now, or nearly: the target takes pi' in
-s', whatever was done at the time, so old transitions can be used, without importance weights.
+a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and learn it by regression. With a+ held fixed,
+(pi(s) - a+)^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor; minus, as
+optimizers descend. The step is only as right as Q. And Q is that of the policy as it is now, or
+nearly: the target takes pi' in s', whatever was done at the time, so old transitions can be used,
+without importance weights.
 
 At a time limit the episode is over, but s' is not terminal: it is bootstrapped. Actions are kept in
-[-1, 1], in half-ranges, and mapped to the bounds of each dimension; the noise has the same unit.
+[-1, 1], where 1 is half the range of a dimension, and mapped to its bounds for the environment; the
+noise has the same unit.
 
 Differences from the paper: Gaussian noise (--noise ou --exploration-noise 0.2 is the paper's), a
 random start, actions that enter the critic with its first layer, no batch normalisation, no weight
 decay, other sizes and rates (--hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001 are the paper's).
 Two ideas of TD3 (Fujimoto et al. 2018) are there, but off: --policy-frequency 2, an actor that
-moves at every second update only, and --twin-critics, of whose targets the smaller one counts.
+moves at every second update only (in TD3 so do the targets), and --twin-critics, of whose targets
+the smaller one counts.
 
     python ddpg.py           learns Pendulum-v1 in a minute or two and ends with a line like
-                             `evaluation: return -145.00 +- 85.00 over 10 episodes`
+                             `evaluation: return -132.00 +- 82.00 over 10 episodes`
     python ddpg.py --help    lists the flags
 """
 
@@ -54,7 +57,7 @@ from tqdm import tqdm
 class Args:
     # Run
     seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 10_000  # environment steps, with an update after each
+    total_timesteps: int = 10_000  # environment steps; after learning_starts, an update each
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: int = 1  # for networks this small, more threads are slower
     log_dir: str = "runs"  # every run makes a new folder in it
@@ -70,12 +73,12 @@ class Args:
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     buffer_size: int = 1_000_000  # transitions kept; the oldest go first
     batch_size: int = 64  # B, transitions for one update; 256 where there is time
-    learning_starts: int = 1_000  # transitions in the buffer, of random actions, to begin with
+    learning_starts: int = 1_000  # transitions before the first update, of random actions
     actor_lr: float = 1e-3  # learning rate of the actor (Adam)
     critic_lr: float = 1e-3  # learning rate of the critic (Adam)
     tau: float = 0.005  # share of the new weights that enters the targets in each update
     noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
-    exploration_noise: float = 0.1  # deviation of its fresh part, in half-ranges of each action
+    exploration_noise: float = 0.1  # deviation of its fresh part; 1 is half the range
     policy_frequency: int = 1  # updates of the critic for one of the actor; TD3 has 2
     twin_critics: bool = False  # the smaller of two critics counts, against overestimation
     hidden_sizes: tuple[int, ...] = (256, 256)  # units of each hidden layer
@@ -138,7 +141,7 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
 
 
 class Agent(nn.Module):
-    """Actor pi(s), actions in half-ranges, and C critics Q(s, a); the target is its copy."""
+    """Actor pi(s), with actions from -1 to 1, and C critics Q(s, a); the target is its copy."""
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
@@ -173,10 +176,6 @@ class Agent(nn.Module):
 
 
 # THE REPLAY BUFFER
-class InputError(ValueError):
-    """What the user can mend: one line on stderr and exit status 2, no traceback."""
-
-
 class ReplayBuffer:
     """The last `capacity` transitions, each a row of one float32 tensor; the oldest go first."""
 
@@ -219,6 +218,10 @@ class ReplayBuffer:
 
 
 # THE ENVIRONMENT
+class InputError(ValueError):
+    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+
+
 def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
     """One environment, with flat observations."""
     try:
@@ -307,7 +310,7 @@ def update(
         pi = agent.pi(obs)
         loss = actor_loss(agent.q(obs, pi)[0])  # of twins, the first
         optimizer.zero_grad()
-        loss.backward(inputs=actor_weights)  # spares the gradients in the critic's
+        loss.backward(inputs=actor_weights)  # the critic's weights need none
         optimizer.step()
         losses["policy_loss"] = loss.detach()
         if report:
@@ -322,8 +325,8 @@ def update(
 def overestimation(agent: Agent, episode: list, last_obs, terminated: bool, gamma: float) -> float:
     """Mean of Q(s_t, a_t) - G_t over an episode of (obs, action, reward): predicted less actual.
 
-    After a time limit Q(s', pi(s')) stands in for the rest. The noise in the actions makes G_t
-    smaller than what Q predicts, that is the return without noise.
+    After a time limit Q(s', pi(s')) stands in for the rest. Q predicts the return without noise,
+    which is mostly higher than G_t, whose actions had it.
     """
     device = next(agent.parameters()).device
     obs, actions, rewards = (np.array(column, np.float32) for column in zip(*episode))
@@ -359,10 +362,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         state = load(args.resume, **{name: getattr(args, name) for name in same})
         agent.load_state_dict(state["agent"])
         target.load_state_dict(state["target"])
-        optimizer.load_state_dict(state["optimizer"])
-        for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
-            group["lr"] = rate  # the flags' rather than the checkpoint's
-        buffer.fill(state.pop("buffer", buffer.oldest_first()))
+        moments = {"state": state["optimizer"]["state"]}  # the rates are those of the flags
+        optimizer.load_state_dict(optimizer.state_dict() | moments)
+        if "buffer" in state:  # without it the steps up to --learning-starts fill a new one
+            buffer.fill(state.pop("buffer"))
         torch.set_rng_state(state["rng"])
         global_step, episodes = state["global_step"], state["episodes"]
     folder, writer = start_run(args)
@@ -393,14 +396,15 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     start_step, num_logged = global_step, len(episodes)
     start_time = save_time = log_time = time.time()
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
+    finished = solved() or global_step >= args.total_timesteps
     try:
-        while global_step < args.total_timesteps and not (episode_over and solved()):
+        while not finished:
             # COLLECT one step, with uniformly random actions until the first update.
             if episode_over:
                 obs, _ = env.reset(seed=reset_seed)
                 reset_seed, episode = None, []
                 agent.noise = torch.zeros(act_size)
-            if not optimizer.state:
+            if not optimizer.state:  # no update yet, not even before a resume
                 action = (2 * torch.rand(act_size) - 1).numpy()
             else:
                 action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device))
@@ -419,9 +423,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
             # LEARN from B random stored transitions.
             losses, improve = {}, global_step % args.policy_frequency == 0
-            now, final = time.time(), global_step == args.total_timesteps
+            finished = global_step >= args.total_timesteps or (episode_over and solved())
+            now = time.time()
             save_due = now >= save_time + args.checkpoint_interval
-            report = final or (improve and (save_due or now >= log_time + 0.25))
+            report = finished or (improve and (save_due or now >= log_time + 0.25))
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
                 losses = update(agent, target, optimizer, batch, args, improve, report)

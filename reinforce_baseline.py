@@ -68,7 +68,7 @@ class Args:
     # Algorithm
     baseline: Literal["none", "mean", "value"] = "value"  # b(s), see above
     bootstrap: bool = True  # add gamma V(s) where a time limit ended a session; only with V
-    discount_policy_gradient: bool = False  # weigh step t by gamma^t, as in the book's box
+    discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book's box
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     mean_decay: float = 0.9  # what each update keeps of the moving average; it starts at 0
     actor_lr: float = 3e-3  # learning rate of the policy
@@ -349,16 +349,16 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if device.type != "cpu":  # the checkpoint holds the CPU's generator only
         torch.manual_seed(seed)
 
+    def solved() -> bool:
+        recent = [r for _, r, _ in episodes[-100:]]
+        return len(recent) == 100 and np.mean(recent) >= args.target_return
+
     start_step, num_logged, log_time = global_step, len(episodes), 0.0
     start_time = save_time = time.time()
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
+    finished = solved() or global_step >= args.total_timesteps
     try:
-        while True:
-            recent = [r for _, r, _ in episodes[-100:]]
-            solved = len(recent) == 100 and np.mean(recent) >= args.target_return
-            if solved or global_step >= args.total_timesteps:
-                break
-
+        while not finished:
             # COLLECT N whole sessions.
             remaining = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
             sessions = obs, _, rewards, live, _, _ = play(agent, envs)
@@ -371,7 +371,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             # LEARN from them.
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
                 group["lr"] = rate * remaining
-            report = time.time() >= log_time + 1.0  # the variance costs half an update
+            finished = solved() or global_step >= args.total_timesteps
+            report = finished or time.time() >= log_time + 1.0  # the variance costs half an update
             losses = update(agent, optimizer, sessions, args, report)
             if not losses["grad_norm"].isfinite():
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
@@ -404,7 +405,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
     seconds = time.time() - start_time
     print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
-    if solved:
+    if solved():
         target = f"target return {args.target_return} reached"
         print(f"{target} at step {global_step} after {seconds:.2f} s")
     save()

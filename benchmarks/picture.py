@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import plot
@@ -23,8 +24,8 @@ import a2c_discrete
 STRIDE = 0.2  # half the width of the picture is 1
 
 
-def landing(checkpoint: Path, seed: int) -> tuple[np.ndarray, float]:
-    """An episode in one picture, (400, 600, 3), and its return."""
+def landing(checkpoint: Path, seed: int) -> tuple[np.ndarray, str]:
+    """An episode in one picture, (400, 600, 3), and a title for it."""
     state = a2c_discrete.load(str(checkpoint), script="a2c_discrete")
     args = a2c_discrete.Args(**state["args"])
     env = gym.make(args.env_id, render_mode="rgb_array")
@@ -40,7 +41,8 @@ def landing(checkpoint: Path, seed: int) -> tuple[np.ndarray, float]:
         action = agent.act(torch.as_tensor(obs), greedy=True).item()
         obs, reward, terminated, truncated, _ = env.step(action)
         score, over = score + float(reward), terminated or truncated
-    return np.max([*frames, frame], 0), score
+    steps = matplotlib.ticker.EngFormatter(sep="")(state["global_step"] // 1000 * 1000)
+    return np.max([*frames, frame], 0), f"an episode after {steps} steps: return {score:.0f}"
 
 
 def main() -> None:
@@ -48,14 +50,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the episode")
     options = parser.parse_args()
-    picture, score = landing(options.checkpoint, options.seed)
+    picture, title = landing(options.checkpoint, options.seed)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.imshow(picture)
-    left.set_axis_off()
-    left.set_title(f"a landing after a million steps: {score:.0f}")
-    right.set(ylabel="return")
+    left.set(xticks=[], yticks=[])
+    left.spines[:].set_visible(True)  # the ground is white, as a page may be
+    left.set_title(title)
+    right.set(ylabel="return", title="LunarLander-v3")
     plot.curves(right, "a2c_discrete", "LunarLander-v3", "step")
-    right.legend(loc="lower right", labelcolor=plot.GREY)
+    right.legend(loc=(0.4, 0.56), labelcolor=plot.GREY)
     plot.save(figure, "lunar-lander")
 
 

@@ -4,8 +4,9 @@
 
 One figure for each script and environment: return against steps, and against seconds. A line is
 the interquartile mean over the seeds, its band the 95 % bootstrap interval of that mean; variants
-have a line each, the peer (Stable-Baselines3) a dashed one. And gradient-variance.png: the variance
-of the policy gradient with each baseline of reinforce_baseline.py, in units of that without one.
+have a line each, the peer (Stable-Baselines3) a dashed one; a run that ended before the others
+counts with its last value. And gradient-variance.png: the variance of the policy gradient with each
+baseline of reinforce_baseline.py, in units of that without one.
 
 The background is transparent, and all colours of middle lightness, to read on white and on black.
 """
@@ -59,7 +60,7 @@ def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
 
 def draw(axes, runs: list[dict], column: str, **style) -> None:
     """Interquartile mean and its interval over runs, each with its arrays step, seconds, return."""
-    end = min(run[column][-1] for run in runs) * (1 + 1e-9)  # as far as all of them went
+    end = max(run[column][-1] for run in runs) * (1 + 1e-9)  # those over earlier stay as they are
     y = np.stack([binned(run[column], run["return"], end) for run in runs])
     x = (np.arange(BINS) + 0.5) * end / BINS
     axes.plot(x, interquartile_mean(y, 0), **style)

@@ -1,10 +1,10 @@
-"""Variance of the online policy gradient weighed with Q(s, a), and with Q(s, a) - V(s).
+"""Variance of the online policy gradient weighted by Q(s, a), and by Q(s, a) - V(s).
 
     python benchmarks/q_variance.py OUT.csv
 
 Trains `ac_td0.py --critic q` on CartPole-v1 for a while (--steps), then plays on with the policy as
-it is and weighs grad log pi(a|s) at each step in two ways: with the critic's Q(s, a), as QAC does,
-and with Q(s, a) less its mean under pi, which is the advantage. Both have the same expectation. One
+it is and weights grad log pi(a|s) at each step in two ways: by the critic's Q(s, a), as QAC does,
+and by Q(s, a) less its mean under pi, which is the advantage. Both have the same expectation. One
 row for each seed; the variance is that of the whole gradient, the sum over the actor's weights.
 """
 

@@ -13,9 +13,8 @@ Two kinds of files come of it, in benchmarks/results:
                                              that finished since the one before
     summary.csv                              a row for each run, see SUMMARY
 
-A run that is in summary.csv with the same flags is not run again, and one whose worker died is
-tried again, so the command can be stopped and repeated at any time; one at a time, though. After a
-change of a script, remove its rows.
+A run that is in summary.csv with the same flags is not run again, but for --again, and one that was
+killed is tried again, so the command can be stopped and repeated at any time, if one at a time.
 """
 
 import argparse
@@ -63,6 +62,13 @@ SUMMARY = [
 RUN = ("script", "env", "variant", "seed")  # what has one row in summary.csv
 SAME = (*RUN, "flags", "threshold")  # a row with these equal need not be made again
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else go first
+
+
+class Killed(RuntimeError):
+    """A signal ended the run, for want of memory perhaps: Ray tries it again."""
+
+
 # What a user of the script would write, in a process of its own; it does not outlive the worker.
 LAUNCH = """
 import ctypes, importlib, json, signal, sys, tyro
@@ -94,7 +100,7 @@ def points(folder: Path) -> list[tuple[int, float, float]]:
     ]
 
 
-@ray.remote(num_cpus=1, max_retries=3)
+@ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[Killed])
 def play(source: str, job: dict) -> tuple[dict, list]:
     """One run, on whatever machine this is: its row of the summary, and its curve."""
     row = job | {"machine": machine(), "date": datetime.date.today().isoformat()}
@@ -105,9 +111,10 @@ def play(source: str, job: dict) -> tuple[dict, list]:
         flags = ["--env-id", job["env"], *shlex.split(job["flags"]), "--seed", str(job["seed"])]
         command = [sys.executable, "-c", LAUNCH, job["script"], "episodes.json", *flags]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode < 0:
+            raise Killed(f"{job} by signal {-done.returncode}")
         if done.returncode:  # a row all the same: a run that failed is a result
-            words = done.stderr.strip().splitlines() or ["killed"]
-            return row | {"failure": words[-1]}, []
+            return row | {"failure": done.stderr.strip().splitlines()[-1]}, []
         (run,) = Path(folder, "runs").iterdir()
         curve, episodes = points(run), json.loads(Path(folder, "episodes.json").read_text())
     seconds = float(re.search(r"^trained: .* in ([\d.]+) s", done.stdout, re.M)[1])
@@ -190,16 +197,19 @@ def jobs(options: argparse.Namespace) -> list[dict]:
     order = [what(job) for job in found]
     found.sort(key=lambda job: (order.index(what(job)), job["seed"]))  # stable: ours, then a peer's
     missing = [job for job in found if tuple(str(job[k]) for k in SAME) not in known]
-    return found if options.quick else missing
+    return found if options.quick or options.again else missing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[], help="script, environment, variant")
     parser.add_argument("--quick", action="store_true", help="2000 steps each; nothing is kept")
+    parser.add_argument("--again", action="store_true", help="those in summary.csv, too")
     parser.add_argument("--cores", type=int, help="runs at a time, if not one for each core")
     parser.add_argument("--address", default="local", help="of a Ray cluster")
     options = parser.parse_args()
+    if options.cores and options.address != "local":
+        parser.error("--cores: a cluster that is running has its own, leave it out")
     todo = jobs(options)
     if not todo:
         print("nothing to run: all of it is in summary.csv")
@@ -211,7 +221,12 @@ def main() -> None:
     running, failures = [play.remote(sources[job["script"]], job) for job in todo], 0
     while running:
         (ready,), running = ray.wait(running)
-        row, curve = ray.get(ready)
+        try:
+            row, curve = ray.get(ready)
+        except ray.exceptions.RayError as error:  # killed time and again
+            failures += 1
+            print(f"failed: {error}; {len(running)} to go", flush=True)
+            continue
         if not options.quick:
             keep(row, curve)
         failures += "failure" in row

@@ -88,11 +88,11 @@ RESULT_ROWS = [row for row in RESULT_ROWS if row[1] in METHODS]
 
 
 def cell(rows):
-    """Interquartile mean, worst, steps."""
+    """Interquartile mean, worst, steps, seeds."""
     returns = np.array([float(row["eval_mean"]) for row in rows])
     steps = int(float(f"{min(int(row['steps']) for row in rows):.2g}"))
     steps = f"{steps // 1_000_000}M" if steps >= 1_000_000 else f"{steps // 1000}k"
-    return f"{interquartile_mean(returns):.1f}, {returns.min():.1f} ({steps})"
+    return f"{interquartile_mean(returns):.1f}, {returns.min():.1f} ({steps}, {len(rows)})"
 
 
 @pytest.mark.parametrize("row", RESULT_ROWS, ids=lambda row: "-".join(row[:2]))
@@ -199,6 +199,26 @@ def columns(name, column, pattern=""):
 def test_speeds(script, pattern, column, template):
     ours, peers = (np.median(x) for x in columns(f"{script}-throughput", column, pattern))
     assert template.format(ours, peers, ours / peers) in " ".join(README.split())
+
+
+def test_lunar_lander_words():
+    ours = [float(r["seconds_to_threshold"] or "inf") for r in experiment("a2c_discrete", LUNAR)]
+    steps = [float(r["steps_to_threshold"] or "inf") for r in experiment("a2c_discrete", LUNAR)]
+    peers = [r for r in SUMMARY if r["script"] == "peers" and r["env"] == LUNAR]
+    assert not any(r["steps_to_threshold"] for r in peers)
+    words = (
+        f"{np.median(ours):.0f} seconds and {np.median(steps) / 1000:.0f}k steps (medians; worst "
+    )
+    words += f"{max(ours):.0f} s and {max(steps) / 1000:.0f}k)"
+    assert words in " ".join(README.split())
+    least, most = (f(float(r["seconds"]) / 60 for r in peers) for f in (min, max))
+    words = (
+        f"in none of its {len(peers)} runs of a million steps, which took {least:.0f} to {most:.0f}"
+    )
+    assert words in " ".join(README.split())
+
+
+LUNAR = "LunarLander-v3"
 
 
 def test_td0_words():
