@@ -16,10 +16,8 @@ PLAIN = Args(gamma=GAMMA, hidden_sizes=(), optimizer="sgd")
 
 
 def test_td_error_by_hand():
-    value, next_value = torch.tensor(2.0, requires_grad=True), torch.tensor(10.0)
-    assert td_error(1.0, value, next_value, False, 0.5) == 1 + 5 - 2
-    assert td_error(1.0, value, next_value, True, 0.5) == 1 - 2  # V = 0 in a terminal state
-    assert not td_error(1.0, value, next_value, True, 0.5).requires_grad
+    assert td_error(1.0, 2.0, 10.0, False, 0.5) == 1 + 5 - 2
+    assert td_error(1.0, 2.0, 10.0, True, 0.5) == 1 - 2  # V = 0 in a terminal state
 
 
 def test_sample_draws_from_the_softmax():
@@ -121,9 +119,9 @@ def test_both_updates_use_one_delta_from_before_either(mdp, theta, kind):
     before = agent.actor[0].weight.detach().clone()
     t, states, actions = 1, [0, 1, 0, 1], [1, 0, 1]
     delta, value = one_update(agent, mdp, t, states, actions, args)
-    assert value.item() == pytest.approx(0.3)
+    assert value == pytest.approx(0.3)
     want = mdp.reward[1, 0].item() + GAMMA * 0.4 - 0.3
-    assert delta.item() == pytest.approx(want)
+    assert delta == pytest.approx(want)
     # The critic moves by delta at S (and A), and nowhere else: no gradient through the target.
     moved = agent.critic[0].weight.detach() - table
     expected = torch.zeros_like(moved)
