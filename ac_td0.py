@@ -14,11 +14,11 @@
                   delta <- R + gamma Q(S', A', w) - Q(S, A, w), and in the actor's update Q(S, A, w)
                   takes the place of delta
 
-delta is computed once, from the weights before either update, and used by both. The critic's step
-is a semi-gradient: none flows through the target. At a time limit the episode is over, but S' is
-not terminal: it is bootstrapped. Differences from the box: Adam, and I stays 1, since with gamma^t
-the late steps of an episode count for little. The box to the letter is
---optimizer sgd --discount-policy-gradient; SGD wants --actor-lr 1e-4.
+delta is computed once, from the weights before either update, and drives both. The critic's step is
+a semi-gradient: none flows through the target. At a time limit the episode is over, but S' is not
+terminal: it is bootstrapped. Differences from the box: Adam, and I stays 1. With I = gamma^t it is
+the discounted value of the start state that is climbed, but late steps count for little. The box to
+the letter is --optimizer sgd --discount-policy-gradient, with which try --actor-lr 1e-4.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in a minute or two and ends with
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -110,9 +110,9 @@ class Agent(nn.Module):
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
-        values = act_size if args.critic == "q" else 1
+        outputs = act_size if args.critic == "q" else 1
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
-        self.critic = mlp((obs_size, *args.hidden_sizes, values), args.activation)
+        self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation)
         # Other gains for the last layers: the first policy is about the same in all states.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
@@ -171,6 +171,8 @@ def load(path: str, **expected) -> dict:
     for name, value in {"script": Path(__file__).stem, **expected}.items():
         if found[name] != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    if state["args"].keys() != asdict(Args()).keys():
+        raise InputError(f"--resume {path}: made by another version of this script")
     return state
 
 
@@ -206,7 +208,7 @@ def update(agent: Agent, optimizer, log_prob: Tensor, step: tuple, gamma_t: floa
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None  # as zero_grad() does, whose bookkeeping is 5 % of a step
-    # delta grad V and I delta grad log pi, to the letter; with a minus, as optimizers descend.
+    # delta grad V(S), S alone, and I delta (or I Q) grad log pi; minus, as optimizers descend.
     factors = values.new_tensor((-delta, -gamma_t * weight)).unbind()
     torch.autograd.backward((values[0, column], log_prob), factors)
     optimizer.step()
@@ -278,7 +280,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if not np.isfinite(next_obs).all():
                 raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
             next_obs = torch.as_tensor(next_obs, dtype=torch.float32, device=device)
-            if args.critic == "q":  # A', taken before the update
+            if args.critic == "q":  # A', drawn before the update
                 next_action = agent.act(next_obs).item()
 
             # LEARN from it.

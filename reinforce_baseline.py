@@ -211,6 +211,8 @@ def load(path: str, **expected) -> dict:
     for name, value in {"script": Path(__file__).stem, **expected}.items():
         if found[name] != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    if state["args"].keys() != asdict(Args()).keys():
+        raise InputError(f"--resume {path}: made by another version of this script")
     return state
 
 

@@ -5,8 +5,9 @@
 Every run gets one core to itself (`taskset`); what stands after `--` is the run's command line.
 With --peer, each run is followed by one of Stable-Baselines3 with the same seed on the same core,
 timed until the mean of 100 training episodes reaches the target, or for --peer-steps. Its A2C has
-the settings of rl-baselines3-zoo for CartPole-v1 (8 environments, 5 steps, entropy 0); --peer-batch
-takes its DDPG instead, with the layers, rates and noise of ddpg.py.
+the settings of rl-baselines3-zoo for CartPole-v1 (8 environments, 5 steps, entropy 0), and with
+--peer-normalize its running statistics of observations and rewards; --peer-batch takes its DDPG
+instead, with the layers, rates and noise of ddpg.py.
 
 Columns: who, seed, steps played, seconds of training (imports and evaluation not counted), steps/s,
 whether the target was reached, mean and deviation of the greedy evaluation, and the flags.
@@ -35,6 +36,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
 
 class Target(BaseCallback):
     solved = False
@@ -48,6 +50,7 @@ env_id, seed, steps, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), f
 num_envs, num_steps = int(sys.argv[5]), int(sys.argv[6])
 if num_envs:
     env = make_vec_env(env_id, n_envs=num_envs, seed=seed)
+    env = VecNormalize(env) if sys.argv[7] == "True" else env
     model = A2C("MlpPolicy", env, n_steps=num_steps, ent_coef=0.0, seed=seed, device="cpu")
 else:
     env, batch_size = make_vec_env(env_id, seed=seed), num_steps
@@ -61,6 +64,9 @@ callback, start = Target(), time.perf_counter()
 model.learn(steps, callback=callback)
 seconds = time.perf_counter() - start
 fresh, returns = make_vec_env(env_id), []
+if isinstance(env, VecNormalize):
+    fresh = VecNormalize(fresh, training=False, norm_reward=False)
+    fresh.obs_rms = env.obs_rms
 for episode in range(10):  # the same episodes as those of our scripts
     fresh.seed(episode)
     returns.append(evaluate_policy(model, fresh, 1)[0])
@@ -91,9 +97,11 @@ def ours(core: str, seed: int, flags: list[str]) -> list:
 def peer(core: str, seed: int, options: argparse.Namespace) -> list:
     shape = [str(n) for n in (options.peer_shape if options.batch is None else [0, options.batch])]
     numbers = [str(seed), str(options.peer_steps), str(options.peer_target), *shape]
+    numbers.append(str(options.peer_normalize))
     out = run(core, ["-c", PEER, options.peer, *numbers]).split("peer ")[-1].split()
     steps, seconds, solved, mean, std = (float(word) for word in out)
     flags = f"{options.peer} n_envs {shape[0]} n_steps {shape[1]}"
+    flags += " VecNormalize" * options.peer_normalize
     if options.batch is not None:
         flags = f"{options.peer} DDPG batch_size {options.batch}"
     row = ["sb3", seed, int(steps), seconds, steps / seconds, int(solved), mean, std, flags]
@@ -110,6 +118,7 @@ def main() -> None:
     parser.add_argument("--peer-steps", type=int, default=500_000)
     parser.add_argument("--peer-target", type=float, default=475.0)
     parser.add_argument("--peer-shape", type=int, nargs=2, default=[8, 5], help="n_envs n_steps")
+    parser.add_argument("--peer-normalize", action="store_true", help="with its VecNormalize")
     parser.add_argument("--peer-batch", dest="batch", type=int, help="DDPG, with this batch size")
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options, flags = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]

@@ -340,7 +340,11 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
     torch.save(state | {"script": "foreign"}, tmp_path / "foreign.pt")
     outcome = cli(case.file, "--resume", tmp_path / "foreign.pt")
     assert (outcome.status, "script foreign" in outcome.err) == (2, True)
-    assert len(list(tmp_path.iterdir())) == folders + 1
+    torch.save(state | {"args": state["args"] | {"old_flag": 1}}, tmp_path / "old.pt")
+    outcome = cli(case.file, "--resume", tmp_path / "old.pt")
+    assert (outcome.status, "another version" in outcome.err) == (2, True)
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert len(list(tmp_path.iterdir())) == folders + 2
 
 
 @pytest.mark.parametrize(

@@ -156,11 +156,15 @@ TD0 = re.findall(r"^\| `--critic .*\|$", README, re.M)
 @pytest.mark.parametrize("line", TD0, ids=lambda line: line.split("`")[1])
 def test_td0_table(line):
     flags, at_most, solved, median, worst, mean, lowest = [c.strip() for c in line.split("|")[1:-1]]
-    name = flags.strip("`").replace("--", "").replace(" ", "-")
-    rows = rows_of(RESULTS / f"ac_td0-race-{name}.csv")
-    assert len({row["seed"] for row in rows}) == len(rows)
-    assert len({row["flags"] for row in rows}) == 1
-    steps = [int(row["steps"]) for row in rows if row["solved"] == "1"]
+    words = {*flags.strip("`").removeprefix("--critic v").split(), "--target-return", "475"}
+    with (ROOT / "benchmarks" / "settings.toml").open("rb") as file:
+        known = [e for e in tomllib.load(file)["experiment"] if e["script"] == "ac_td0"]
+    known = [e for e in known if e["env"] == "CartPole-v1"]
+    (found,) = [e for e in known if set(e["flags"].split()) == words]
+    rows = experiment("ac_td0", "CartPole-v1", found["variant"])
+    assert len({row["seed"] for row in rows}) == len(rows) == found["seeds"]
+    assert {row["flags"] for row in rows} == {found["flags"]}
+    steps = [int(row["steps_to_threshold"]) for row in rows if row["steps_to_threshold"]]
     assert solved == f"{len(steps)} of {len(rows)}"
     assert max(int(row["steps"]) for row in rows) <= 1000 * int(at_most.strip("k"))
     if len(steps) == len(rows):
@@ -172,7 +176,8 @@ def test_td0_table(line):
 
 
 def test_td0_table_is_there():
-    assert len(TD0) == len(list(RESULTS.glob("ac_td0-race-*.csv")))
+    rows = [row for row in SUMMARY if row["script"] == "ac_td0" and row["env"] == "CartPole-v1"]
+    assert len(TD0) == len({row["variant"] for row in rows})
 
 
 def columns(name, column, pattern=""):
@@ -234,6 +239,17 @@ def test_reinforce_seconds():
 
 def test_td0_words():
     words = " ".join(README.split())
+    steps = {
+        variant: [
+            int(r["steps_to_threshold"]) / 1000
+            for r in experiment("ac_td0", "CartPole-v1", variant)
+        ]
+        for variant in ("v", "discounted")
+    }
+    ranges = [f"{min(x):.0f}k to {max(x):.0f}k" for x in (steps["discounted"], steps["v"])]
+    assert "({}, and {})".format(*ranges) in words
+    greedy = [r["eval_mean"] for r in experiment("ac_td0", "CartPole-v1", "q")]
+    assert (greedy.count("500.00"), "though one plays 500" in words) == (1, True)
     tried = [
         (row["flags"].split(" --target")[0], row) for row in rows_of(RESULTS / "ac_td0-tried.csv")
     ]
