@@ -258,8 +258,8 @@ def test_td0_words():
     sgd = {flags: row for flags, row in tried if "sgd" in flags}
     slow = sgd["--optimizer sgd --actor-lr 1e-4 --critic-lr 1e-3"]
     fast = sgd["--optimizer sgd --actor-lr 1e-3 --critic-lr 1e-2"]
-    assert f"seed 0 needed {int(slow['steps']) / 1000:.0f}k steps" in words
-    assert f"these rates it ended at {float(fast['eval_mean']):.1f}" in words
+    assert f"seed 0 plays {float(slow['eval_mean']):.1f} after" in words
+    assert f"ten times these rates {float(fast['eval_mean']):.1f}." in words
     with (RESULTS / "ac_td0-q-variance.csv").open() as file:
         ratios = [float(row["ratio"]) for row in csv.DictReader(file)]
     assert f"has {np.median(ratios):.0f} times the variance" in words
