@@ -181,25 +181,30 @@ def test_td0_table_is_there():
 
 
 def columns(name, column, pattern=""):
-    """Numbers of ours whose flags match, and of the peer's run after each of them, if there is."""
-    ours, peers, flags = [], [], ""
-    for row in csv.DictReader((RESULTS / f"{name}.csv").open()):
-        is_peer = row["who"] in ("sb3", "transcription")
-        flags = flags if is_peer else row.get("flags", "")
-        if re.search(pattern, flags):
-            (peers if is_peer else ours).append(float(row[column]))
-    return ours, peers
+    """Numbers of ours and of the peer's runs after each, where the flags of both match."""
+    with (RESULTS / f"{name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    pairs = [two for two in pairs if re.search(pattern, " ".join(r.get("flags", "") for r in two))]
+    assert all(b["who"] in ("sb3", "transcription") for _, b in pairs)
+    return [[float(row[column]) for row in who] for who in zip(*pairs, strict=True)]
 
 
 @pytest.mark.parametrize(
     ("script", "pattern", "column", "template"),
     [
-        ("a2c_continuous", "updates 1$", "sps", "{:,.0f} against {:,.0f} steps/s ({:.1f} times)"),
+        ("a2c_continuous", "Pendulum", "sps", "{:,.0f} against {:,.0f} steps/s ({:.1f} times)"),
         ("a2c_continuous", "Hopper", "sps", "{:,.0f} against {:,.0f} ({:.1f} times)"),
         ("ac_td0", "", "updates_per_second", "{:.0f} against {:.0f} updates/s, {:.1f} times"),
         ("ddpg", "", "sps", "{:.0f} against {:.0f} steps/s, {:.1f} times"),
         ("a2c_discrete", "num-envs 8", "sps", "K = 1 | {:,.0f} | {:,.0f} | {:.1f} |"),
-        ("a2c_discrete", "400000", "sps", "(peer: 8 x 5) | {:,.0f} | {:,.0f} | {:.1f} |"),
+        ("a2c_discrete", "n_envs 32", "sps", "32 x 16, K = 1 | {:,.0f} | {:,.0f} | {:.1f} |"),
+        (
+            "a2c_discrete",
+            "400000.*n_envs 8",
+            "sps",
+            "32 x 16; peer: 8 x 5 | {:,.0f} | {:,.0f} | {:.1f} |",
+        ),
     ],
 )
 def test_speeds(script, pattern, column, template):
