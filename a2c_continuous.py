@@ -68,7 +68,7 @@ class Args:
     norm_obs: bool = True  # shift and scale observations to mean 0 and deviation 1
     norm_reward: bool = True  # divide rewards by the deviation of the discounted return
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment between two updates; one may be a reset
+    num_steps: int = 16  # T, steps of each environment between two updates, resets included
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # rmsprop is the A3C paper's
@@ -89,7 +89,7 @@ class Args:
 
     def __post_init__(self) -> None:
         low = {"seed": 0, "target_return": -np.inf, "num_steps": 2, "log_std_init": -5}
-        high = {"gamma": 1, "gae_lambda": 1, "log_std_init": 2}
+        high = {"seed": 2**64 - 1, "gamma": 1, "gae_lambda": 1, "log_std_init": 2}
         for name, value in asdict(self).items():
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
@@ -97,8 +97,6 @@ class Args:
                 if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
-        if self.shared_body and self.critic_updates > 1:
-            raise ValueError("--shared-body has one joint loss: it needs --critic-updates 1")
 
 
 # THE EQUATIONS
@@ -165,7 +163,7 @@ class RunningStatistics(nn.Module):
         self.var.lerp_(batch.var(0, correction=0), share).add_(share * (1 - share) * delta**2)
         self.mean += share * delta
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(x - mean) / deviation, within 10 deviations."""
         mean, deviation = self.mean.to(x), (self.var + 1e-8).sqrt().to(x)
         return ((x - mean) / deviation).clamp(-10, 10)
@@ -184,16 +182,16 @@ class Agent(nn.Module):
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
         self.actor.log_std = nn.Parameter(torch.ones(act_size) * args.log_std_init)
-        self.obs_statistics = RunningStatistics(obs_size)
+        self.obs_statistics = RunningStatistics(obs_size) if args.norm_obs else nn.Identity()
         self.return_statistics = RunningStatistics()
 
     def value(self, obs: Tensor) -> Tensor:
         """V(s): (..., obs_size) -> (...)."""
-        return self.critic(self.obs_statistics.normalize(obs)).squeeze(-1)
+        return self.critic(self.obs_statistics(obs)).squeeze(-1)
 
     def mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """mu(s) and log sigma: (..., obs_size) -> two of (..., act_size)."""
-        mean = self.actor(self.obs_statistics.normalize(obs))
+        mean = self.actor(self.obs_statistics(obs))
         return mean, self.actor.log_std.expand_as(mean)
 
     @torch.inference_mode()
@@ -228,30 +226,33 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     """N environments to train in and one, as it is, to evaluate in; with flat observations."""
     try:
         env = gym.make(args.env_id)
-    except (gym.error.Error, ImportError, ValueError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     space = env.action_space
     if not (isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1):
         hint = "no bounded vector; for Discrete there is a2c_discrete.py"
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
+    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
     if args.capture_video:
-        if "rgb_array" not in env.metadata["render_modes"]:
+        if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise InputError(f"--capture-video: {args.env_id} draws no pictures")
         env = gym.make(args.env_id, render_mode="rgb_array")
     mode = None if args.vectorization == "auto" else args.vectorization
     envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode)
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
-    if not isinstance(env.observation_space, gym.spaces.Box):
+    flat = gym.wrappers.FlattenObservation(env)
+    if flat.observation_space != env.observation_space:
         envs = gym.wrappers.vector.FlattenObservation(envs)
-    return envs, gym.wrappers.FlattenObservation(env)
+    return envs, flat
 
 
 # EVALUATE, SAVE, LOAD
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
+    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
     returns, device = [0.0] * num_episodes, next(agent.parameters()).device
     for episode in range(num_episodes):
         (obs, _), done = env.reset(seed=episode), False
@@ -273,8 +274,8 @@ def load(path: str, **expected) -> dict:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found[name] != value:
-            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+        if found.get(name) != value:
+            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
     if state["args"].keys() != asdict(Args()).keys():
         raise InputError(f"--resume {path}: made by another version of this script")
     return state
@@ -346,13 +347,15 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if args.device not in ("auto", "cpu", device.type):
         raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
     device = device if args.device == "auto" else torch.device(args.device)
+    if args.shared_body and args.critic_updates > 1:
+        raise InputError("--shared-body has one joint loss: it needs --critic-updates 1")
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], eval_env.action_space.shape[0]
     agent = Agent(obs_size, act_size, args).to(device)
     optimizer = make_optimizer(agent, args)
     global_step, episodes = 0, []
     if args.resume:
-        same = ("env_id", "hidden_sizes", "activation", "shared_body", "optimizer")
+        same = ("env_id", "hidden_sizes", "activation", "shared_body", "optimizer", "norm_obs")
         state = load(args.resume, **{name: getattr(args, name) for name in same})
         agent.load_state_dict(state["agent"])
         optimizer.load_state_dict(state["optimizer"])
@@ -423,7 +426,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             losses = update(agent, optimizer, rollout, args)
             if not losses["grad_norm"].isfinite():
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
-
             if args.norm_obs:  # only now: update() has to see the policy as it acted
                 agent.obs_statistics.update(obs[:-1][live])
 
@@ -454,11 +456,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         writer.close()
         # Workers that a signal reached too may never answer again: do not wait for them.
         envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
-    seconds = time.time() - start_time
-    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
+    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
-        target = f"target return {args.target_return} reached"
-        print(f"{target} at step {global_step} after {seconds:.2f} s")
+        print(f"target return {args.target_return} reached at step {global_step}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -13,10 +13,12 @@ towards the actions that did better than V expected. The rollout is thrown away,
 lambda = 0 is the one-step TD error; with lambda = 1, G_t is the n-step return: rewards to the end
 of the rollout, then the bootstrap. The K steps are the inner loop of SLM-Lab's "Simple Actor
 Critic", each with new targets; w_old are the weights before the first, so that kappa acts from the
-second on. K = 1 is the textbook's case: one TD error, used by both. Differences from the sources:
-the environments run in step, not in A3C's threads; A_t is brought to mean 0 and deviation 1;
-RMSprop is PyTorch's, with epsilon outside the root; practice drops the gamma^t of Sutton and
-Barto's box, with which the late steps of an episode would hardly be learned from.
+second on. K = 1 is the textbook's case: one estimate, used by both. With K > 1, V is fitted to the
+rollout before the actor uses it, and a little of each action's own luck is in its baseline: a small
+bias is the price of a critic that keeps up. Differences from the sources: the environments run in
+step, not in A3C's threads; A_t is brought to mean 0 and deviation 1; RMSprop is PyTorch's, with
+epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with which the late
+steps of an episode count for less.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -64,7 +66,7 @@ class Args:
     vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment between two updates; one may be a reset
+    num_steps: int = 16  # T, steps of each environment between two updates, resets included
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the A3C paper's
@@ -84,7 +86,7 @@ class Args:
 
     def __post_init__(self) -> None:
         low = {"seed": 0, "target_return": -np.inf, "num_steps": 2}
-        high = {"gamma": 1, "gae_lambda": 1}
+        high = {"seed": 2**64 - 1, "gamma": 1, "gae_lambda": 1}
         for name, value in asdict(self).items():
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
@@ -92,8 +94,6 @@ class Args:
                 if isinstance(x, int | float) and not least <= x <= most:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
-        if self.shared_body and self.critic_updates > 1:
-            raise ValueError("--shared-body has one joint loss: it needs --critic-updates 1")
 
 
 # THE EQUATIONS
@@ -198,17 +198,17 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     """N environments to train in and one, as it is, to evaluate in; with flat observations."""
     try:
         env = gym.make(args.env_id)
-    except (gym.error.Error, ImportError, ValueError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     if not isinstance(env.action_space, gym.spaces.Discrete):
         hint = "not Discrete; for Box there is a2c_continuous.py"
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
+    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
     if args.randomize_domain and not hasattr(env.unwrapped, "turbulence_power"):  # no LunarLander
         raise InputError(f"--randomize-domain: for LunarLander-v3, not for {args.env_id}")
     if args.capture_video:
-        if "rgb_array" not in env.metadata["render_modes"]:
+        if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise InputError(f"--capture-video: {args.env_id} draws no pictures")
         env = gym.make(args.env_id, render_mode="rgb_array")
     mode = None if args.vectorization == "auto" else args.vectorization
@@ -216,14 +216,17 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
-    if not isinstance(env.observation_space, gym.spaces.Box):
+    flat = gym.wrappers.FlattenObservation(env)
+    if flat.observation_space != env.observation_space:
         envs = gym.wrappers.vector.FlattenObservation(envs)
-    return envs, gym.wrappers.FlattenObservation(env)
+    return envs, flat
 
 
 # EVALUATE, SAVE, LOAD
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
+    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
     returns, device = [0.0] * num_episodes, next(agent.parameters()).device
     for episode in range(num_episodes):
         (obs, _), done = env.reset(seed=episode), False
@@ -245,8 +248,8 @@ def load(path: str, **expected) -> dict:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found[name] != value:
-            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+        if found.get(name) != value:
+            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
     if state["args"].keys() != asdict(Args()).keys():
         raise InputError(f"--resume {path}: made by another version of this script")
     return state
@@ -315,6 +318,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if args.device not in ("auto", "cpu", device.type):
         raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
     device = device if args.device == "auto" else torch.device(args.device)
+    if args.shared_body and args.critic_updates > 1:
+        raise InputError("--shared-body has one joint loss: it needs --critic-updates 1")
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
     agent = Agent(obs_size, act_size, args).to(device)
@@ -416,11 +421,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         writer.close()
         # Workers that a signal reached too may never answer again: do not wait for them.
         envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
-    seconds = time.time() - start_time
-    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
+    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
-        target = f"target return {args.target_return} reached"
-        print(f"{target} at step {global_step} after {seconds:.2f} s")
+        print(f"target return {args.target_return} reached at step {global_step}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

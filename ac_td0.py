@@ -30,7 +30,6 @@ the letter is --optimizer sgd --discount-policy-gradient, with which try --actor
 # dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
 #   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
 # ///
-import math
 import signal
 import sys
 import time
@@ -73,7 +72,8 @@ class Args:
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
 
     def __post_init__(self) -> None:
-        low, high = {"seed": 0, "target_return": -np.inf}, {"gamma": 1}
+        low = {"seed": 0, "target_return": -np.inf}
+        high = {"seed": 2**64 - 1, "gamma": 1}
         for name, value in asdict(self).items():
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
@@ -133,14 +133,14 @@ def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
     """One environment, with flat observations."""
     try:
         env = gym.make(args.env_id, **({"render_mode": render_mode} if render_mode else {}))
-    except (gym.error.Error, ImportError, ValueError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     if not isinstance(env.action_space, gym.spaces.Discrete):
         hint = "not Discrete; for Box there is a2c_continuous.py"
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
-    if args.capture_video and "rgb_array" not in env.metadata["render_modes"]:
+    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
+    if args.capture_video and "rgb_array" not in env.metadata.get("render_modes", ()):
         raise InputError(f"--capture-video: {args.env_id} draws no pictures")
     return gym.wrappers.FlattenObservation(env)
 
@@ -148,6 +148,8 @@ def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
 # EVALUATE, SAVE, LOAD
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
+    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
     returns, device = [0.0] * num_episodes, next(agent.parameters()).device
     for episode in range(num_episodes):
         (obs, _), done = env.reset(seed=episode), False
@@ -169,8 +171,8 @@ def load(path: str, **expected) -> dict:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found[name] != value:
-            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+        if found.get(name) != value:
+            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
     if state["args"].keys() != asdict(Args()).keys():
         raise InputError(f"--resume {path}: made by another version of this script")
     return state
@@ -287,10 +289,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             step = (obs, action, float(reward), next_obs, next_action, terminated)
             log_prob = log_pi[action]
             delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
-            if not math.isfinite(delta * log_prob.item()):
-                raise FloatingPointError(
-                    f"step {global_step}: NaN or inf in reward, value or policy"
-                )
+            if not np.isfinite(delta * log_prob.item()):
+                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or weights")
             window.append((log_pi.detach(), log_prob.item(), delta, value))
             gamma_t *= args.gamma if args.discount_policy_gradient else 1.0
             obs = next_obs
@@ -335,11 +335,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         writer.close()
         env.close()
-    seconds = time.time() - start_time
-    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
+    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
-        target = f"target return {args.target_return} reached"
-        print(f"{target} at step {global_step} after {seconds:.2f} s")
+        print(f"target return {args.target_return} reached at step {global_step}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

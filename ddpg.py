@@ -85,7 +85,8 @@ class Args:
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
 
     def __post_init__(self) -> None:
-        low, high = {"seed": 0, "target_return": -np.inf}, {"gamma": 1, "tau": 1}
+        low = {"seed": 0, "target_return": -np.inf}
+        high = {"seed": 2**64 - 1, "gamma": 1, "tau": 1}
         for name, value in asdict(self).items():
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
@@ -169,7 +170,7 @@ class Agent(nn.Module):
         if greedy:
             return mean
         noise = self.exploration_noise * torch.randn_like(mean)
-        if self.noise_kept:
+        if self.noise_kept and self.noise.shape == noise.shape:
             noise += self.noise_kept * self.noise.to(mean)
         self.noise = noise
         return (mean + noise).clamp(-1, 1)
@@ -226,15 +227,15 @@ def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
     """One environment, with flat observations."""
     try:
         env = gym.make(args.env_id, **({"render_mode": render_mode} if render_mode else {}))
-    except (gym.error.Error, ImportError, ValueError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     space = env.action_space
     if not (isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1):
         hint = "no bounded vector; for Discrete there is a2c_discrete.py"
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
-    if args.capture_video and "rgb_array" not in env.metadata["render_modes"]:
+    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
+    if args.capture_video and "rgb_array" not in env.metadata.get("render_modes", ()):
         raise InputError(f"--capture-video: {args.env_id} draws no pictures")
     return gym.wrappers.FlattenObservation(env)
 
@@ -242,6 +243,8 @@ def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
 # EVALUATE, SAVE, LOAD
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
+    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
     returns, device = [0.0] * num_episodes, next(agent.parameters()).device
     for episode in range(num_episodes):
         (obs, _), done = env.reset(seed=episode), False
@@ -263,8 +266,8 @@ def load(path: str, **expected) -> dict:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found[name] != value:
-            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+        if found.get(name) != value:
+            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
     if state["args"].keys() != asdict(Args()).keys():
         raise InputError(f"--resume {path}: made by another version of this script")
     return state
@@ -464,11 +467,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         writer.close()
         env.close()
-    seconds = time.time() - start_time
-    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
+    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
-        reached = f"target return {args.target_return} reached"
-        print(f"{reached} at step {global_step} after {seconds:.2f} s")
+        print(f"target return {args.target_return} reached at step {global_step}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -18,8 +18,8 @@ depend on the actions behind them. It is a baseline and no critic, although its 
 as in the other scripts: it never stands in for rewards, nothing is bootstrapped. The one exception
 is a session that a time limit ended, whose lost rest V can estimate (--bootstrap).
 
-The gamma^t in Sutton and Barto's box is left out, as practice does, since with it the late steps of
-a session would hardly be learned from; --discount-policy-gradient puts it back.
+The gamma^t in Sutton and Barto's box, with which the late steps of a session count for less, is
+left out, as practice does; --discount-policy-gradient puts it back.
 
     python reinforce_baseline.py          solves CartPole-v1 in seconds and ends with a line like
                                           `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -75,14 +75,14 @@ class Args:
     critic_lr: float = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
     critic_updates: int = 10  # K, gradient steps of the value baseline for one of the policy
-    ent_coef: float = 0.0  # weight of the entropy that every step adds to the return
+    ent_coef: float = 0.0  # weight of the entropy in the loss, summed over a session as the rest
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
 
     def __post_init__(self) -> None:
         low = {"seed": 0, "target_return": -np.inf}
-        high = {"gamma": 1, "mean_decay": 1}
+        high = {"seed": 2**64 - 1, "gamma": 1, "mean_decay": 1}
         for name, value in asdict(self).items():
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
@@ -165,29 +165,32 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     """N environments to train in and one, as it is, to evaluate in; with flat observations."""
     try:
         env = gym.make(args.env_id)
-    except (gym.error.Error, ImportError, ValueError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     if not isinstance(env.action_space, gym.spaces.Discrete):
         hint = "not Discrete; for Box there is a2c_continuous.py"
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes images, and these networks are MLPs")
+    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
+        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
     if args.capture_video:
-        if "rgb_array" not in env.metadata["render_modes"]:
+        if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise InputError(f"--capture-video: {args.env_id} draws no pictures")
         env = gym.make(args.env_id, render_mode="rgb_array")
     mode = None if args.vectorization == "auto" else args.vectorization
     envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode)
     if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
-    if not isinstance(env.observation_space, gym.spaces.Box):
+    flat = gym.wrappers.FlattenObservation(env)
+    if flat.observation_space != env.observation_space:
         envs = gym.wrappers.vector.FlattenObservation(envs)
-    return envs, gym.wrappers.FlattenObservation(env)
+    return envs, flat
 
 
 # EVALUATE, SAVE, LOAD
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
+    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
+    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
     returns, device = [0.0] * num_episodes, next(agent.parameters()).device
     for episode in range(num_episodes):
         (obs, _), done = env.reset(seed=episode), False
@@ -209,8 +212,8 @@ def load(path: str, **expected) -> dict:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found[name] != value:
-            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+        if found.get(name) != value:
+            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
     if state["args"].keys() != asdict(Args()).keys():
         raise InputError(f"--resume {path}: made by another version of this script")
     return state
@@ -405,11 +408,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         writer.close()
         # Workers that a signal reached too may never answer again: do not wait for them.
         envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
-    seconds = time.time() - start_time
-    print(f"trained: {global_step - start_step} steps in {seconds:.2f} s")
+    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
-        target = f"target return {args.target_return} reached"
-        print(f"{target} at step {global_step} after {seconds:.2f} s")
+        print(f"target return {args.target_return} reached at step {global_step}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -13,7 +13,7 @@ import torch
 
 import a2c_continuous as a2c
 from a2c_continuous import Agent, Args, RunningStatistics, compute_gae, rescale
-from tests.conftest import assert_refused, distance
+from tests.conftest import assert_refused, checkpoint_of, distance
 
 SCRIPT = "a2c_continuous.py"
 SMALL = Args(
@@ -130,10 +130,10 @@ def test_statistics_of_numbers():
 def test_normalisation():
     statistics = RunningStatistics(2)
     obs = torch.tensor([[1.0, 2.0]])
-    torch.testing.assert_close(statistics.normalize(obs), obs)  # nothing seen: as they are
+    torch.testing.assert_close(statistics(obs), obs)  # nothing seen: as they are
     statistics.update(np.array([[4.0, 5.0], [6.0, 5.0]]))
     obs = torch.tensor([[7.0, 5.0], [1e9, 5.1]])  # an outlier; a dimension that was constant so far
-    torch.testing.assert_close(statistics.normalize(obs), torch.tensor([[2.0, 0.0], [10.0, 10.0]]))
+    torch.testing.assert_close(statistics(obs), torch.tensor([[2.0, 0.0], [10.0, 10.0]]))
 
 
 def test_statistics_are_saved_in_float64():
@@ -169,7 +169,7 @@ def scripted(tmp_path, monkeypatch):
         rollouts = []
 
         def spy(agent, optimizer, rollout, args):
-            count = agent.obs_statistics.count.item()
+            count = agent.obs_statistics.count.item() if args.norm_obs else 0
             rollouts.append([*(array.copy() for array in rollout), count])
             return original(agent, optimizer, rollout, args)
 
@@ -223,9 +223,16 @@ def test_actions_are_kept_as_drawn_and_cut_for_the_environment(scripted):
 
 def test_statistics_can_be_left_out(scripted):
     agent, _, _ = scripted(norm_obs=False, norm_reward=False)
-    assert agent.obs_statistics.count == agent.return_statistics.count == 0
-    obs = torch.randn(4, 2)
-    torch.testing.assert_close(agent.value(obs), agent.critic(obs)[:, 0])
+    assert agent.return_statistics.count == 0
+    obs = 1000 * torch.randn(4, 2)  # uncut, too
+    assert torch.equal(agent.value(obs), agent.critic(obs)[:, 0])
+    assert torch.equal(agent.act(obs, greedy=True), agent.actor(obs))
+
+
+def test_statistics_cannot_be_left_out_halfway(cli):
+    first = cli(SCRIPT, "--total-timesteps", 300, "--eval-episodes", 1)
+    outcome = cli(SCRIPT, "--resume", checkpoint_of(first.out), "--no-norm-obs")
+    assert (outcome.status, "norm_obs True, not False" in outcome.err) == (2, True)
 
 
 # The update
@@ -321,6 +328,12 @@ def test_learns_the_identity(tmp_path):
     assert np.mean([r for _, r, _ in episodes[-40:]]) > 11
     _, env = a2c.make_envs(args)
     assert min(a2c.evaluate(agent, env, 3)) > 20
+
+
+def test_shared_body_can_be_named_again_when_resumed(cli):
+    flags = ("--shared-body", "--total-timesteps", 600, "--eval-episodes", 1)
+    first = cli(SCRIPT, "--critic-updates", 1, *flags)
+    assert cli(SCRIPT, "--resume", checkpoint_of(first.out), *flags).status == 0
 
 
 # Bad input

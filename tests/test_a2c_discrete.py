@@ -8,7 +8,7 @@ import torch
 
 import a2c_discrete as a2c
 from a2c_discrete import Agent, Args, compute_gae, policy_gradient_loss, value_loss
-from tests.conftest import assert_refused, distance
+from tests.conftest import assert_refused, checkpoint_of, distance
 
 SCRIPT = "a2c_discrete.py"
 SMALL = Args(env_id="Identity-v0", num_envs=4, num_steps=8, total_timesteps=1000, eval_episodes=1)
@@ -411,6 +411,12 @@ def test_learns_cartpole(cli):
     outcome = cli(SCRIPT, "--total-timesteps", 50_000, "--eval-episodes", 5)
     assert outcome.status == 0
     assert float(outcome.out.splitlines()[-1].split()[2]) > 100
+
+
+def test_shared_body_can_be_named_again_when_resumed(cli):
+    flags = ("--shared-body", "--total-timesteps", 600, "--eval-episodes", 1)
+    first = cli(SCRIPT, "--critic-updates", 1, *flags)
+    assert cli(SCRIPT, "--resume", checkpoint_of(first.out), *flags).status == 0
 
 
 @pytest.mark.parametrize(

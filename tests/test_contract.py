@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,10 +135,8 @@ def test_output_and_tensorboard(case, cli):
     folder = lines[0].removeprefix("run folder: ")
     assert f"/{case.toy}__{case.name}__3__" in folder
     assert lines[1].startswith("to watch it: tensorboard --logdir ")
-    words = lines[-2].split()
-    assert lines[-2].startswith(f"target return {case.target} reached at step ")
-    assert words[-1] == "s"
-    assert 0 < float(words[-2]) < 100
+    assert re.fullmatch(r"trained: \d+ steps in \d+\.\d\d s", lines[-3])
+    assert re.fullmatch(rf"target return {case.target} reached at step \d+", lines[-2])
     assert lines[-1].startswith("evaluation: return ")
     assert lines[-1].endswith(" over 2 episodes")
     assert "step" in outcome.err  # the progress bar
@@ -148,7 +147,7 @@ def test_output_and_tensorboard(case, cli):
     want |= {"charts/SPS", "charts/episodic_return", "charts/episodic_length"}
     assert want <= set(events.Tags()["scalars"])
     last = events.Scalars("charts/episodic_return")[-1]  # four points a second, and one at the end
-    assert last.step == int(words[words.index("step") + 1])
+    assert last.step == int(lines[-2].split()[-1])
     assert {e.value for e in events.Scalars("charts/episodic_length")} == {25.0}
     assert "hyperparameters/text_summary" in events.Tags()["tensors"]
 
@@ -267,14 +266,22 @@ def test_runs_alone_in_an_empty_folder(case, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [case.file, "runs"]
 
 
-@pytest.mark.parametrize("space", ["discrete", "multidiscrete", "dict", "box"])
+@pytest.mark.parametrize("space", ["discrete", "multidiscrete", "dict", "box", "number"])
 def test_observations_are_flattened(case, tmp_path, space):
     kwargs = gym.spec(case.toy).kwargs | {"space": space}
     gym.register("IdentityOf-v0", "tests.toys:Identity", kwargs=kwargs)
     agent, _ = case.module.train(case.args(tmp_path, env_id="IdentityOf-v0", total_timesteps=100))
-    size = {"discrete": 3, "multidiscrete": 5, "dict": 5, "box": 3}[space]
+    size = {"discrete": 3, "multidiscrete": 5, "dict": 5, "box": 3, "number": 1}[space]
     assert agent.actor[0].in_features == size
     gym.registry.pop("IdentityOf-v0")
+
+
+@pytest.mark.filterwarnings("ignore:.*render_modes")
+def test_evaluation_ends_even_if_the_environment_does_not(case, tmp_path):
+    agent, _ = case.module.train(case.args(tmp_path, total_timesteps=100))
+    env = gym.make(case.toy.replace("Identity", "Endless"))
+    (score,) = case.module.evaluate(agent, gym.wrappers.FlattenObservation(env), 1)
+    assert (env.unwrapped.t, 0 <= score <= 10_000) == (10_000, True)
 
 
 # Bad input: one line that names the flag, exit status 2, no traceback, nothing made
@@ -286,8 +293,10 @@ def test_observations_are_flattened(case, tmp_path, space):
         (["--env-id", "CartPole-v7"], ["--env-id", "CartPole"]),
         (["--env-id", "CatPole-v1"], ["--env-id", "CartPole"]),
         (["--env-id", "nowhere:CartPole-v1"], ["--env-id", "nowhere"]),
-        (["--env-id", "PictureBox-v0"], ["--env-id", "images", "MLP"]),
-        (["--env-id", "Picture-v0"], ["--env-id", "images", "MLP"]),
+        (["--env-id", "Picture"], ["--env-id Picture", "no vector", "MLP"]),
+        (["--env-id", "Sentence"], ["--env-id Sentence", "no vector", "MLP"]),
+        (["--env-id", "Needy"], ["--env-id Needy", "argument"]),
+        (["--seed", "18446744073709551616"], ["--seed must lie in", "got 18446744073709551616"]),
         (["--gamma", "1.5"], ["--gamma must lie in [0, 1], got 1.5"]),
         (["--gamma", "nan"], ["--gamma must lie in [0, 1], got nan"]),
         (["--actor-lr", "-1"], ["--actor-lr", "got -1"]),
@@ -302,13 +311,14 @@ def test_observations_are_flattened(case, tmp_path, space):
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
+@pytest.mark.filterwarnings("ignore:.*render_modes")  # Gymnasium's word on Endless
 def test_bad_input(case, cli, tmp_path, monkeypatch, flags, words):
     if flags == ["--device", "cuda"] and torch.cuda.is_available():
         pytest.skip("this machine has cuda")
-    if flags[-1].startswith("Picture"):
-        flags = ["--env-id", case.toy.replace("Identity", "Picture")]
+    if flags[-1] in ("Picture", "Sentence", "Needy"):  # with actions of the script's kind
+        flags = ["--env-id", case.toy.replace("Identity", flags[-1])]
     if flags == ["--capture-video"]:
-        flags = ["--env-id", case.toy, *flags]
+        flags = ["--env-id", case.toy.replace("Identity", "Endless"), *flags]
     monkeypatch.chdir(ROOT)
     assert_refused(cli(case.file, *flags), tmp_path, words)
 
@@ -341,8 +351,12 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
     torch.save(state | {"args": state["args"] | {"old_flag": 1}}, tmp_path / "old.pt")
     outcome = cli(case.file, "--resume", tmp_path / "old.pt")
     assert (outcome.status, "another version" in outcome.err) == (2, True)
+    missing = {name: value for name, value in state["args"].items() if name != "activation"}
+    torch.save(state | {"args": missing}, tmp_path / "older.pt")
+    with pytest.raises(ValueError, match="activation None"):
+        case.module.train(case.module.Args(resume=str(tmp_path / "older.pt")))
     assert len(outcome.err.strip().splitlines()) == 1
-    assert len(list(tmp_path.iterdir())) == folders + 2
+    assert len(list(tmp_path.iterdir())) == folders + 3
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,8 @@ def test_ornstein_uhlenbeck_noise_drifts():
     x = np.array([agent.act(torch.zeros(1)).item() for _ in range(20_000)])
     assert np.corrcoef(x[1:], x[:-1])[0, 1] == pytest.approx(0.85, abs=0.02)
     assert x.std() == pytest.approx(0.05 / (1 - 0.85**2) ** 0.5, rel=0.07)
+    assert agent.act(torch.zeros(5, 1)).shape == (5, 1)  # of another shape: a new noise
+    assert agent.act(torch.zeros(1)).shape == (1,)
 
 
 def test_actions_stay_within_the_bounds():

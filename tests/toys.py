@@ -39,8 +39,8 @@ class Scripted(gym.Env):
 class Identity(gym.Env):
     """Pays 1 for the action that was observed; 25 steps an episode.
 
-    `space` says how the wanted action is shown: discrete, multidiscrete, dict or box. With box,
-    the action is a number between -1 and n, and within 0.5 of the wanted one it is right.
+    `space` says how the wanted action is shown: discrete, multidiscrete, dict, box or number. With
+    box, the action is a number between -1 and n, and within 0.5 of the wanted one it is right.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
@@ -53,6 +53,7 @@ class Identity(gym.Env):
             "multidiscrete": spaces.MultiDiscrete([n, 2]),
             "dict": spaces.Dict({"wanted": spaces.Discrete(n), "x": spaces.Box(-1, 1, (2,))}),
             "box": spaces.Box(0, 1, (n,), np.float64),
+            "number": spaces.Box(0, n, (), np.float64),
         }[space]
 
     def observe(self):
@@ -62,6 +63,7 @@ class Identity(gym.Env):
             "multidiscrete": np.array([self.wanted, 0]),
             "dict": {"wanted": self.wanted, "x": np.zeros(2, np.float32)},
             "box": np.eye(self.n)[self.wanted],
+            "number": np.array(float(self.wanted)),
         }[self.space]
 
     def reset(self, *, seed=None, options=None):
@@ -100,6 +102,31 @@ class Picture(Identity):
         self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 
 
+class Sentence(Identity):
+    """Observes a list of any length."""
+
+    def __init__(self, box=False):
+        super().__init__("box", box=box)
+        self.observation_space = spaces.Sequence(spaces.Discrete(3))
+
+
+class Needy(Identity):
+    """Cannot be made without an argument."""
+
+    def __init__(self, argument, box=False):
+        super().__init__("box", box=box)
+
+
+class Endless(Identity):
+    """Has no end and no time limit, and does not say what it can draw."""
+
+    metadata = {}  # noqa: RUF012
+
+    def step(self, action):
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, False, info
+
+
 class Actions(Identity):
     """Has a given action space; is only there to be refused."""
 
@@ -108,7 +135,7 @@ class Actions(Identity):
         self.action_space = space
 
 
-for toy in (Scripted, Identity, Poisoned, Picture):
+for toy in (Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless):
     gym.register(f"{toy.__name__}-v0", toy)
     gym.register(f"{toy.__name__}Box-v0", toy, kwargs={"box": True})
 
