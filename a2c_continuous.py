@@ -1,8 +1,8 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
-The algorithm is that of a2c_discrete.py, "it doesn't change, just plug in a different pi": here a
-Gaussian whose mean is a network's output and whose deviation is exp(log sigma), a free weight for
-each dimension i, the same in all states. (PI is the number, pi the policy.)
+The algorithm is that of a2c_discrete.py: "just plug in a different formula for pi(a|s)" (YSDA's
+Practical RL, week 6). Here it is a Gaussian whose mean is a network's output and whose deviation is
+exp(log sigma), a free weight for each dimension i, the same in all states. (PI is the number.)
 
     pi(a|s)  = N(a; mu(s), diag sigma^2)                       the bounds of each action: -1 and 1
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]

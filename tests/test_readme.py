@@ -246,6 +246,42 @@ def test_critic_updates_words():
     assert words in " ".join(README.split())
 
 
+PENDULUM = re.findall(r"^\| (the defaults|`--[^|]+`)((?: \| -\d+\.\d){3}) \|$", README, re.M)
+
+
+@pytest.mark.parametrize(("flags", "cells"), PENDULUM, ids=[row[0] for row in PENDULUM])
+def test_what_pendulum_needs(flags, cells):
+    if flags == "the defaults":
+        rows = experiment("a2c_continuous", "Pendulum-v1")[:3]
+    else:
+        rows = rows_of(RESULTS / "a2c_continuous-Pendulum-v1-without.csv")
+        rows = [row for row in rows if row["flags"] == flags.strip("`")]
+    assert [row["seed"] for row in rows] == ["0", "1", "2"]
+    assert cells == "".join(f" | {float(row['eval_mean']):.1f}" for row in rows)
+
+
+def test_what_pendulum_needs_is_there():
+    assert len(PENDULUM) == 5
+
+
+def test_hopper_words():
+    rows = rows_of(RESULTS / "a2c_continuous-tried.csv")
+    tried = {(row["flags"], int(row["seed"])): f"{float(row['eval_mean']):.0f}" for row in rows}
+
+    def one(flags, seed=0):
+        steps = "--total-timesteps 1000000"
+        return tried[f"--env-id Hopper-v5 --activation tanh --log-std-init {flags} {steps}", seed]
+
+    words = " ".join(README.split())
+    faster = [one("-1 --actor-lr 2e-3", seed) for seed in range(5)]
+    assert f"same five seeds end at {', '.join(faster[:4])} and {faster[4]};" in words
+    others = [one(f"-1 {flags}") for flags in ("--gae-lambda 0.9", "--critic-lr 3e-3")]
+    others += [one("-1 --gamma 0.98"), f"and {one('-2')}"]
+    default = float(experiment("a2c_continuous", "Hopper-v5")[0]["eval_mean"])
+    others = ", ".join(others).replace(", and", " and")
+    assert f"seed 0 to {others}, where the set above brings it to {default:.0f}." in words
+
+
 LUNAR = "LunarLander-v3"
 
 
