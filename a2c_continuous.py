@@ -13,7 +13,7 @@ exp(log sigma), a free weight for each dimension i, the same in all states. (PI 
     L_critic = vf_coef mean[(G_t - V(s_t))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A_t log pi(a_t|s_t)] - beta mean[H(pi)]   A3C (Mnih et al. 2016, section 4)
 
-What does change in practice is scale. Actions: a sample beyond the bounds is cut for the
+What practice adds is care for scale. Actions: a sample beyond the bounds is cut for the
 environment only; log pi is that of the sample, not of its copy. Observations: shifted and scaled to
 mean 0 and deviation 1. Rewards: divided by the deviation of R_t = r_t+1 + gamma R_t-1, with their
 mean kept. These statistics run along with training and stand still in evaluation; what lies beyond

@@ -62,7 +62,7 @@ class Args:
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
-    env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
+    env_id: str = "CartPole-v1"  # a Gymnasium id: Discrete actions, no image, episodes that end
     num_envs: int = 16  # N, sessions played side by side between two updates
     vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     # Algorithm

@@ -264,6 +264,17 @@ def test_what_pendulum_needs_is_there():
     assert len(PENDULUM) == 5
 
 
+def test_what_half_cheetah_needs():
+    rows = rows_of(RESULTS / "a2c_continuous-tried.csv")
+    tried = {row["flags"].split()[-1]: row for row in rows if "HalfCheetah" in row["flags"]}
+    numbers = [float(experiment("a2c_continuous", "HalfCheetah-v5")[0]["eval_mean"])]
+    numbers += [float(tried[flag]["eval_mean"]) for flag in ("--no-norm-obs", "--no-norm-reward")]
+    words = (
+        "seed 0 evaluates at {:.0f}, with `--no-norm-obs` at {:.0f}, and with `--no-norm-reward` at"
+    )
+    assert words.format(*numbers) + f" {numbers[2]:.0f}." in " ".join(README.split())
+
+
 def test_hopper_words():
     rows = rows_of(RESULTS / "a2c_continuous-tried.csv")
     tried = {(row["flags"], int(row["seed"])): f"{float(row['eval_mean']):.0f}" for row in rows}
