@@ -290,7 +290,15 @@ def test_hopper_words():
     others += [one("-1 --gamma 0.98"), f"and {one('-2')}"]
     default = float(experiment("a2c_continuous", "Hopper-v5")[0]["eval_mean"])
     others = ", ".join(others).replace(", and", " and")
-    assert f"seed 0 to {others}, where the set above brings it to {default:.0f}." in words
+    assert f"seed 0 to {others}, where the set above brings it to {default:.0f};" in words
+    relu = {
+        row["seed"]: float(row["eval_mean"])
+        for row in rows
+        if "Hopper-v5 --activation relu" in row["flags"]
+    }
+    assert (
+        f"`--activation relu` leaves seeds 2 and 4 at {relu['2']:.0f} and {relu['4']:.0f}." in words
+    )
 
 
 LUNAR = "LunarLander-v3"
