@@ -135,7 +135,8 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
-        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+        hidden = {"tanh": nn.Tanh(), "relu": nn.ReLU(inplace=True)}
+        layers += [nn.Linear(n_in, n_out), hidden[activation]]
     for weight in layers[-2].parameters():
         nn.init.uniform_(weight, -3e-3, 3e-3)
     return nn.Sequential(*layers[:-1])
@@ -358,6 +359,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
     groups += [{"params": agent.critics.parameters(), "lr": args.critic_lr}]
     optimizer = torch.optim.Adam(groups, fused=True)
+    torch.set_flush_denormal(True)  # its moments of a dead unit get that small, and then slow
     if args.learning_starts > args.buffer_size:
         raise InputError(f"--learning-starts must be at most --buffer-size, {args.buffer_size}")
     buffer = ReplayBuffer(args.buffer_size, obs_size, act_size, device)

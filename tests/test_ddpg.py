@@ -329,6 +329,16 @@ def test_warm_up_then_one_update_for_each_step(recorded):
     assert all(np.array_equal(one[1], two[1]) for one, two in zip(rows, again))
 
 
+def test_numbers_too_small_for_the_fast_path_become_zero(recorded):
+    """A dead unit's gradient is 0, and Adam's mean of it halves every 7 updates, for ever."""
+    torch.set_flush_denormal(False)
+    recorded()
+    try:
+        assert torch.full((1,), 1e-38).mul(0.5).item() == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_policy_frequency(recorded):
     _, updates, _ = recorded(policy_frequency=3)
     assert all(improve == (step % 3 == 0) for step, improve, _ in updates)
