@@ -290,7 +290,7 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     except OSError as error:
         raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
     print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
-    writer = SummaryWriter(folder)
+    writer = SummaryWriter(folder, flush_secs=10)  # and so long close() may take after a Ctrl-C
     rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
     writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
     return folder, writer

@@ -16,15 +16,15 @@ nearly: the target takes pi' in s', whatever was done at the time, so old transi
 without importance weights.
 
 At a time limit the episode is over, but s' is not terminal: it is bootstrapped. Actions are kept in
-[-1, 1], where 1 is half the range of a dimension, and mapped to its bounds for the environment; the
-noise has the same unit.
+half-ranges, so that -1 and 1 are the bounds of a dimension, and mapped to them for the environment;
+the noise has the same unit.
 
 Differences from the paper: Gaussian noise (--noise ou --exploration-noise 0.2 is the paper's), a
 random start, actions that enter the critic with its first layer, no batch normalisation, no weight
 decay, other sizes and rates (--hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001 are the paper's).
 Two ideas of TD3 (Fujimoto et al. 2018) are there, but off: --policy-frequency 2, an actor that
-moves at every second update only (in TD3 so do the targets), and --twin-critics, of whose targets
-the smaller one counts.
+moves at every second update only (in TD3 so do the targets), and --twin-critics, two critics that
+learn from the smaller one of their target values.
 
     python ddpg.py           learns Pendulum-v1 in a minute or two and ends with a line like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -65,7 +65,7 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    save_buffer: bool = False  # the buffer too; without it a resumed run has to refill it
+    save_buffer: bool = False  # save the transitions, too; else a resumed run collects them anew
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
     env_id: str = "Pendulum-v1"  # any Gymnasium id with bounded Box actions, no image observation
@@ -78,9 +78,9 @@ class Args:
     critic_lr: float = 1e-3  # learning rate of the critic (Adam)
     tau: float = 0.005  # share of the new weights that enters the targets in each update
     noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
-    exploration_noise: float = 0.1  # deviation of its fresh part; 1 is half the range
+    exploration_noise: float = 0.1  # standard deviation of what each step adds, in half-ranges
     policy_frequency: int = 1  # updates of the critic for one of the actor; TD3 has 2
-    twin_critics: bool = False  # the smaller of two critics counts, against overestimation
+    twin_critics: bool = False  # learn from the smaller of two values, against overestimation
     hidden_sizes: tuple[int, ...] = (256, 256)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
 
@@ -135,10 +135,10 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
-        hidden = {"tanh": nn.Tanh(), "relu": nn.ReLU(inplace=True)}
-        layers += [nn.Linear(n_in, n_out), hidden[activation]]
-    for weight in layers[-2].parameters():
-        nn.init.uniform_(weight, -3e-3, 3e-3)
+        hidden = nn.Tanh() if activation == "tanh" else nn.ReLU(inplace=True)  # saves a copy
+        layers += [nn.Linear(n_in, n_out), hidden]
+    for parameter in layers[-2].parameters():  # weights and biases of the last Linear
+        nn.init.uniform_(parameter, -3e-3, 3e-3)
     return nn.Sequential(*layers[:-1])
 
 
@@ -171,7 +171,7 @@ class Agent(nn.Module):
         if greedy:
             return mean
         noise = self.exploration_noise * torch.randn_like(mean)
-        if self.noise_kept and self.noise.shape == noise.shape:
+        if self.noise_kept and self.noise.shape == noise.shape:  # else it starts from 0
             noise += self.noise_kept * self.noise.to(mean)
         self.noise = noise
         return (mean + noise).clamp(-1, 1)
@@ -203,8 +203,8 @@ class ReplayBuffer:
 
     def oldest_first(self) -> Tensor:
         """A copy of what is in it, (len, row), on the CPU."""
-        age = self.num_added % len(self.rows)  # if it is not full yet: len, a roll by nothing
-        return self.rows[: len(self)].cpu().roll(-age, 0)
+        oldest = self.num_added % len(self.rows)  # not full yet: len, and the roll changes nothing
+        return self.rows[: len(self)].cpu().roll(-oldest, 0)
 
     def fill(self, rows: Tensor) -> None:
         """Start from what `oldest_first` gave, or as much of it as there is room for."""
@@ -283,7 +283,7 @@ def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     except OSError as error:
         raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
     print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
-    writer = SummaryWriter(folder)
+    writer = SummaryWriter(folder, flush_secs=10)  # and so long close() may take after a Ctrl-C
     rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
     writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
     return folder, writer
@@ -295,7 +295,8 @@ def update(
 ) -> dict:
     """A step of the critic, one of the actor if `improve`, and the targets follow.
 
-    The batch: obs, actions, rewards, next_obs, terminated. Returns what to log, more if `report`.
+    The batch: obs, actions, rewards, next_obs, terminated. The optimizer has both networks, the
+    actor's weights first. Returns what to log, more if `report`.
     """
     obs, actions, rewards, next_obs, terminated = batch
     actor_weights, critic_weights = (group["params"] for group in optimizer.param_groups)
@@ -359,7 +360,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
     groups += [{"params": agent.critics.parameters(), "lr": args.critic_lr}]
     optimizer = torch.optim.Adam(groups, fused=True)
-    torch.set_flush_denormal(True)  # its moments of a dead unit get that small, and then slow
+    # Adam's memory of a dead unit halves every 7 steps, and below 1e-38 a CPU is slow: make it 0.
+    torch.set_flush_denormal(True)
     if args.learning_starts > args.buffer_size:
         raise InputError(f"--learning-starts must be at most --buffer-size, {args.buffer_size}")
     buffer = ReplayBuffer(args.buffer_size, obs_size, act_size, device)
@@ -419,7 +421,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             next_obs, reward, terminated, truncated, _ = env.step(rescale(action, env.action_space))
             global_step, episode_over = global_step + 1, terminated or truncated
             if not buffer.add(obs, action, reward, next_obs, terminated):
-                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or observation")
+                raise FloatingPointError(f"step {global_step}: NaN or inf in the transition")
             episode.append((obs, action, float(reward)))
             obs = next_obs
             if episode_over:
@@ -433,6 +435,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             finished = global_step >= args.total_timesteps or (episode_over and solved())
             now = time.time()
             save_due = now >= save_time + args.checkpoint_interval
+            # A point in time with both losses, unless it is the last one.
             report = finished or (improve and (save_due or now >= log_time + 0.25))
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)

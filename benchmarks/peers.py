@@ -3,9 +3,10 @@
     python benchmarks/peers.py --algorithm a2c --env-id CartPole-v1 --target-return 475
 
 The settings are those of rl-baselines3-zoo for the environment, or for its earlier version where
-the number went up since; but one update of DDPG after each step, as in ddpg.py. One thread, and for
-the evaluation the same ten greedy episodes as in our scripts. --total-timesteps also stretches the
-learning rate's schedule.
+the number went up since; but one update of DDPG after each step, as in ddpg.py. Where the zoo has
+none, or with --no-zoo, they are the library's own; those with a flag can be set, to compare speeds
+at equal shapes. One thread, and for the evaluation the same ten greedy episodes as in our scripts.
+--total-timesteps also stretches the learning rate's schedule.
 """
 
 import time
@@ -69,9 +70,18 @@ ZOO = {
 @dataclass(frozen=True)
 class Args:
     algorithm: Literal["a2c", "ddpg"] = "a2c"
-    env_id: str = "CartPole-v1"  # one of those in ZOO
+    env_id: str = "CartPole-v1"
     seed: int = 0
-    total_timesteps: int | None = None  # the zoo's, if not given
+    zoo: bool = True  # whether the zoo's settings hold for what is not given
+    total_timesteps: int | None = None
+    num_envs: int | None = None
+    normalize: bool = False  # observations and rewards, by VecNormalize, even if the zoo does not
+    num_steps: int | None = None
+    ent_coef: float | None = None
+    batch_size: int | None = None
+    learning_starts: int | None = None
+    learning_rate: float | None = None
+    hidden_sizes: tuple[int, ...] | None = None
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     eval_episodes: int = 10
     log_dir: str = "runs"
@@ -91,12 +101,15 @@ class Record(BaseCallback):
             if "episode" in info:  # from the Monitor that make_vec_env puts around each
                 result = info["episode"]
                 self.episodes.append((self.num_timesteps, float(result["r"]), int(result["l"])))
-        new = self.episodes[self.num_logged :]
-        if new and time.time() >= self.log_time + 0.25:
+        if time.time() >= self.log_time + 0.25:
+            self.log()
+        return not self.solved()
+
+    def log(self) -> None:
+        if new := self.episodes[self.num_logged :]:
             mean = np.mean([r for _, r, _ in new])
             self.writer.add_scalar("charts/episodic_return", mean, self.num_timesteps)
             self.num_logged, self.log_time = len(self.episodes), time.time()
-        return not self.solved()
 
     def solved(self) -> bool:
         last = [r for _, r, _ in self.episodes[-100:]]
@@ -106,9 +119,16 @@ class Record(BaseCallback):
 def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
     """As in our scripts: train, evaluate; the model and its episodes (step, return, length)."""
     torch.set_num_threads(1)
-    num_envs, normalise, steps, settings = ZOO[args.algorithm, args.env_id]
-    env = make_vec_env(args.env_id, n_envs=num_envs, seed=args.seed)
-    if normalise:
+    every_step = {"train_freq": 1, "gradient_steps": 1} if args.algorithm == "ddpg" else {}
+    known, none = ZOO if args.zoo else {}, (1, False, 1_000_000, every_step)
+    num_envs, normalize, steps, settings = known.get((args.algorithm, args.env_id), none)
+    normalize = normalize or args.normalize
+    given = {"n_steps": args.num_steps, "ent_coef": args.ent_coef, "batch_size": args.batch_size}
+    given |= {"learning_starts": args.learning_starts, "learning_rate": args.learning_rate}
+    given |= {"policy_kwargs": args.hidden_sizes and {"net_arch": list(args.hidden_sizes)}}
+    settings = settings | {name: value for name, value in given.items() if value is not None}
+    env = make_vec_env(args.env_id, n_envs=args.num_envs or num_envs, seed=args.seed)
+    if normalize:
         env = VecNormalize(env, gamma=settings.get("gamma", 0.99))
     if args.algorithm == "ddpg":
         size = env.action_space.shape
@@ -121,10 +141,13 @@ def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
     writer = SummaryWriter(Path(args.log_dir, name))
     record, start = Record(writer, args.target_return), time.time()
     model.learn(args.total_timesteps or steps, callback=record)
-    writer.close()
     print(f"trained: {model.num_timesteps} steps in {time.time() - start:.2f} s")
+    record.log()
+    writer.close()
+    if record.solved():
+        print(f"target return {args.target_return} reached at step {model.num_timesteps}")
     fresh = make_vec_env(args.env_id)
-    if normalise:
+    if normalize:
         fresh = VecNormalize(fresh, training=False, norm_reward=False)
         fresh.obs_rms = env.obs_rms
     returns = []

@@ -12,6 +12,7 @@ The background is transparent, and all colours of middle lightness, to read on w
 """
 
 import csv
+import itertools
 from collections import defaultdict
 from pathlib import Path
 
@@ -51,9 +52,8 @@ def interquartile_mean(numbers: np.ndarray, axis: int = -1) -> np.ndarray:
 
 def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
     """Means of y in BINS equal parts of [0, end]; empty ones lie between their neighbours."""
-    part = np.clip((x / end * BINS).astype(int), 0, BINS)  # what is beyond the end falls into BINS
-    counts = np.bincount(part, minlength=BINS + 1)[:BINS]
-    sums = np.bincount(part, y, BINS + 1)[:BINS]
+    part = (x / end * BINS).astype(int)
+    counts, sums = np.bincount(part, minlength=BINS), np.bincount(part, y, BINS)
     (full,) = np.nonzero(counts)
     return np.interp(np.arange(BINS), full, sums[full] / counts[full])
 
@@ -93,7 +93,7 @@ def curves(panel, script: str, env: str, column: str) -> None:
     """All variants of a script on an environment, and the peers that it is compared with."""
     ours, peer = (script, env), ("peers", env, script)
     keys = [key for key in summary() if key[:2] == ours or key == peer]
-    for key, colour in zip(keys, COLOURS):
+    for key, colour in zip(keys, itertools.cycle(COLOURS)):
         runs = read_runs(RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv")
         if runs:
             label = "Stable-Baselines3" if key == peer else key[2] or script

@@ -13,13 +13,14 @@ Two kinds of files come of it, in benchmarks/results:
                                              that finished since the one before
     summary.csv                              a row for each run, see SUMMARY
 
-A run that is in summary.csv with the same flags is not run again, but for --again, and one that was
-killed is tried again, so the command can be stopped and repeated at any time, if one at a time.
+A run that is in summary.csv with the same flags is not run again, but for --again; one that failed
+or was killed is. So the command can be stopped and repeated at any time, if one at a time.
 """
 
 import argparse
 import csv
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -56,6 +57,7 @@ SUMMARY = [
     "failure",  # the error that ended the run, if one did
     "flags",
     "versions",
+    "source",  # the first digits of the script's SHA-256
     "machine",
     "date",
 ]
@@ -105,6 +107,7 @@ def play(source: str, job: dict) -> tuple[dict, list]:
     """One run, on whatever machine this is: its row of the summary, and its curve."""
     row = job | {"machine": machine(), "date": datetime.date.today().isoformat()}
     names = ["torch", "gymnasium", "numpy", *(["stable-baselines3"] * (job["script"] == "peers"))]
+    row["source"] = hashlib.sha256(source.encode()).hexdigest()[:8]
     row["versions"] = " ".join(f"{name} {version(name)}" for name in names)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, f"{job['script']}.py").write_text(source)
@@ -114,7 +117,7 @@ def play(source: str, job: dict) -> tuple[dict, list]:
         if done.returncode < 0:
             raise Killed(f"{job} by signal {-done.returncode}")
         if done.returncode:  # a row all the same: a run that failed is a result
-            return row | {"failure": done.stderr.strip().splitlines()[-1]}, []
+            return row | {"failure": (done.stderr.strip() or "no message").splitlines()[-1]}, []
         (run,) = Path(folder, "runs").iterdir()
         curve, episodes = points(run), json.loads(Path(folder, "episodes.json").read_text())
     seconds = float(re.search(r"^trained: .* in ([\d.]+) s", done.stdout, re.M)[1])
@@ -126,8 +129,9 @@ def play(source: str, job: dict) -> tuple[dict, list]:
     if len(returns):
         row["train_return"] = f"{returns[-100:].mean():.2f}"
     if job["threshold"] != "" and len(returns) >= 100:
-        means = np.convolve(returns, np.full(100, 0.01), "valid")  # of episodes i to i + 99
-        (reached,) = np.nonzero(means >= job["threshold"])
+        means = np.convolve(returns, np.ones(100), "valid") / 100  # of episodes i to i + 99
+        last = np.append(np.diff(steps) > 0, True)[99:]  # of those that ended at the same step
+        (reached,) = np.nonzero((means >= job["threshold"]) & last)
         if len(reached):
             row["steps_to_threshold"] = at = int(steps[99 + reached[0]])
             known = [(0, 0.0), *((step, moment) for step, moment, _ in curve)]
@@ -183,7 +187,8 @@ def jobs(options: argparse.Namespace) -> list[dict]:
         names = {e["script"]: e["env"] for e in reversed(experiments)}
         flags = "--total-timesteps 2000 --eval-episodes 1"
         experiments = [{"script": s, "env": e, "flags": flags} for s, e in names.items()]
-    known = {tuple(row[k] for k in SAME) for row in read(RESULTS / "summary.csv")}
+    rows = [row for row in read(RESULTS / "summary.csv") if not row["failure"]]
+    known = {tuple(row[k] for k in SAME) for row in rows}
     found = []
     for experiment in experiments:
         job = {"variant": "", "flags": "", "threshold": "", "seeds": 1} | experiment
@@ -223,7 +228,7 @@ def main() -> None:
         (ready,), running = ray.wait(running)
         try:
             row, curve = ray.get(ready)
-        except ray.exceptions.RayError as error:  # killed time and again
+        except ray.exceptions.RayError as error:  # killed time and again, or an error in `play`
             failures += 1
             print(f"failed: {error}; {len(running)} to go", flush=True)
             continue

@@ -2,6 +2,7 @@
 
 import itertools
 import runpy
+import signal
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -14,6 +15,15 @@ import tests.toys  # noqa: F401  registers the toy environments
 ROOT = Path(__file__).parent.parent
 Outcome = namedtuple("Outcome", "status out err")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """What a script sets for the whole process is set back after each test."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -203,6 +203,33 @@ def test_resume_continues_and_overwrites_nothing(case, cli):
     assert Path(path).read_bytes() == content
 
 
+def test_rates_fall_linearly_over_all_steps(case, tmp_path, monkeypatch, capsys):
+    if "anneal_lr" not in case.args(tmp_path).__dataclass_fields__:
+        pytest.skip("has no --anneal-lr")
+
+    def rates_of(**changes):
+        rates, update = [], case.module.update
+
+        def spy(agent, optimizer, *rest):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+            return update(agent, optimizer, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(case.module, "update", spy)
+            case.module.train(case.args(tmp_path, actor_lr=1e-3, critic_lr=4e-3, **changes))
+        return np.array(rates)
+
+    rates = rates_of(total_timesteps=4000)
+    path = checkpoint_of(capsys.readouterr().out)
+    assert np.allclose(rates[:, 1], 4 * rates[:, 0])
+    line = np.linspace(1e-3, 0, len(rates) + 1)  # before the first update, and after the last
+    assert ((line[1:] - 4e-5 <= rates[:, 0]) & (rates[:, 0] <= line[:-1] + 4e-5)).all()
+    # Resumed with twice the steps, it is half-way.
+    rates = rates_of(total_timesteps=8000, resume=path)
+    assert 4.5e-4 < rates[0, 0] <= 5.1e-4
+    assert (rates_of(anneal_lr=False) == [1e-3, 4e-3]).all()
+
+
 def test_video(case, cli, tmp_path):
     flags = ["--total-timesteps", 600, "--capture-video", "--eval-episodes", 2]
     outcome = cli(case.file, *flags)
@@ -215,24 +242,32 @@ def test_video(case, cli, tmp_path):
 LONG = ["--total-timesteps", "100000000", "--checkpoint-interval", "0.05"]
 
 
-def start_process(case, folder):
+@pytest.fixture
+def process(case, tmp_path):
+    """A run of the script that has saved its first checkpoint; it does not outlive the test."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / case.file), "--log-dir", str(folder), *LONG],
+        [sys.executable, str(ROOT / case.file), "--log-dir", str(tmp_path), *LONG],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         # A shell that runs the tests in the background has them, and their children, ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for _ in range(600):
-        if list(folder.glob("*/checkpoint.pt")):
-            return process
-        time.sleep(0.1)
-    raise AssertionError("no checkpoint within a minute")
+    try:
+        for _ in range(600):
+            if list(tmp_path.glob("*/checkpoint.pt")):
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("no checkpoint within a minute")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
-def test_kill_leaves_a_checkpoint_to_go_on_from(case, tmp_path, cli):
-    process = start_process(case, tmp_path)
+def test_kill_leaves_a_checkpoint_to_go_on_from(case, process, tmp_path, cli):
     time.sleep(0.5)
     process.kill()
     process.communicate()
@@ -246,8 +281,7 @@ def test_kill_leaves_a_checkpoint_to_go_on_from(case, tmp_path, cli):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_saves(case, tmp_path, number):
-    process = start_process(case, tmp_path)
+def test_interrupt_saves(process, tmp_path, number):
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130

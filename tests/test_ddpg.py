@@ -158,7 +158,7 @@ def test_of_twin_critics_the_smaller_counts():
     target = copy.deepcopy(agent).requires_grad_(False)
     q = target.q(next_obs, target.pi(next_obs))
     assert q.shape == (2, 5)
-    assert (q[0] < q[1]).any() or (q[0] > q[1]).any()
+    assert 0 < (q[0] < q[1]).sum() < 5  # now one is the smaller, now the other
     y = rewards + args.gamma * (1 - terminated) * torch.minimum(*q)
     want = sum((y - q).pow(2).mean() for q in agent.q(obs, actions)).item()
     losses = ddpg.update(agent, target, optimizer_of(agent, 0.0, 0.0), batch, args, True, False)
@@ -329,14 +329,50 @@ def test_warm_up_then_one_update_for_each_step(recorded):
     assert all(np.array_equal(one[1], two[1]) for one, two in zip(rows, again))
 
 
+def test_the_stored_action_is_the_one_that_was_played(recorded, monkeypatch, capsys):
+    """In the warm-up and later: with its noise, and before it is mapped to the bounds."""
+    environments, make_env = [], ddpg.make_env
+
+    def make(*args):
+        environments.append(make_env(*args))
+        return environments[-1]
+
+    monkeypatch.setattr(ddpg, "make_env", make)
+    rows, _, _ = recorded()
+    path = checkpoint_of(capsys.readouterr().out)
+    space, played = environments[0].action_space, environments[0].unwrapped.actions
+    assert len(rows) == len(played) == 90
+    for (_, action, *_), want in zip(rows, played):
+        assert np.array_equal(ddpg.rescale(action, space), want)
+    # While a buffer is refilled the policy stands still: what differs from it is the noise.
+    rows, _, _ = recorded(resume=path, learning_starts=200, total_timesteps=290)
+    agent = Agent(2, 2, SMALL)
+    agent.load_state_dict(torch.load(path, weights_only=True)["agent"])
+    obs = torch.tensor(np.array([obs for obs, *_ in rows]), dtype=torch.float32)
+    noise = np.array([action for _, action, *_ in rows]) - agent.act(obs, greedy=True).numpy()
+    assert noise.std() == pytest.approx(0.1, rel=0.25)  # of 400 numbers; seven deviations
+
+
+def test_ornstein_uhlenbeck_noise_starts_anew_with_each_episode(recorded, monkeypatch, capsys):
+    recorded(noise="ou")
+    path, before, act = checkpoint_of(capsys.readouterr().out), [], Agent.act
+
+    def spy(self, obs, greedy=False):
+        if not greedy:
+            before.append(self.noise.abs().sum().item())
+        return act(self, obs, greedy)
+
+    monkeypatch.setattr(Agent, "act", spy)
+    recorded(noise="ou", resume=path, learning_starts=200, total_timesteps=180)
+    starts = [t for t, noise in enumerate(before) if noise == 0.0]
+    assert starts == [start + i for start in range(0, 90, 9) for i in (0, 3, 5)]  # 3, 2, 4 steps
+
+
 def test_numbers_too_small_for_the_fast_path_become_zero(recorded):
     """A dead unit's gradient is 0, and Adam's mean of it halves every 7 updates, for ever."""
     torch.set_flush_denormal(False)
     recorded()
-    try:
-        assert torch.full((1,), 1e-38).mul(0.5).item() == 0.0
-    finally:
-        torch.set_flush_denormal(False)
+    assert torch.full((1,), 1e-38).mul(0.5).item() == 0.0
 
 
 def test_policy_frequency(recorded):
@@ -351,6 +387,10 @@ def test_resume_with_the_buffer_and_without(recorded, capsys):
     assert state["buffer"].shape == (90, 2 + 2 + 1 + 2 + 1)
     _, updates, _ = recorded(resume=path, total_timesteps=120, save_buffer=True)
     assert [step for step, _, _ in updates] == list(range(1, 31))  # learns at once
+    agent, target = Agent(2, 2, SMALL), Agent(2, 2, SMALL)
+    agent.load_state_dict(state["agent"])
+    target.load_state_dict(state["target"])
+    assert updates[0][2] == distance(agent, target) > 0.0  # the targets are still behind
     path = checkpoint_of(capsys.readouterr().out)
     assert torch.load(path, weights_only=True)["buffer"].shape == (120, 8)
     # Without, it first collects as much as at the start.

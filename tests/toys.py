@@ -10,7 +10,7 @@ class Scripted(gym.Env):
 
     Observes [episode, step within it], pays 1 + step as reward; `ends` is a string with a letter
     for each episode: t terminated, u truncated, b both. With box, actions are two numbers, each
-    with bounds of its own.
+    with bounds of its own. `actions` are those that it was given.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
@@ -19,7 +19,7 @@ class Scripted(gym.Env):
     def __init__(self, lengths=(3, 2, 4), ends="tub", box=False):
         bounds = np.array([[-1, 2], [3, 2.5]], np.float32)
         self.action_space = spaces.Box(*bounds) if box else spaces.Discrete(3, start=5)
-        self.lengths, self.ends, self.episode, self.seeds = lengths, ends, -1, []
+        self.lengths, self.ends, self.episode, self.actions = lengths, ends, -1, []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -29,6 +29,7 @@ class Scripted(gym.Env):
 
     def step(self, action):
         assert action in self.action_space
+        self.actions.append(action)
         self.step_number += 1
         over = self.step_number == self.lengths[self.episode % len(self.lengths)]
         end = self.ends[self.episode % len(self.ends)] if over else ""
