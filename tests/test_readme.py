@@ -11,6 +11,8 @@ from tests.conftest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
+WORDS = " ".join(README.split())
+PEERS = ("peers", "sb3", "transcription")  # who it is that a run of ours is followed by
 
 
 with (RESULTS / "summary.csv").open() as file:
@@ -18,7 +20,7 @@ with (RESULTS / "summary.csv").open() as file:
 
 
 def rows_of(path):
-    return [row for row in csv.DictReader(path.open()) if row["who"] != "sb3"]
+    return [row for row in csv.DictReader(path.open()) if row["who"] not in PEERS]
 
 
 def experiment(script, env_id, variant=""):
@@ -27,7 +29,7 @@ def experiment(script, env_id, variant=""):
     rows = [row for row in SUMMARY if (row["script"], row["env"], row["variant"]) == key]
     path = RESULTS / f"{script}-{env_id}.csv"
     assert not (rows and path.exists()), "two sources"
-    return rows or rows_of(path)
+    return rows_of(path) if path.exists() else rows
 
 
 def interquartile_mean(numbers):
@@ -85,6 +87,7 @@ METHODS = {
 }
 RESULT_ROWS = re.findall(r"^\| ([\w-]+-v\d) \| ([^|]+) \| ([^|]+) \| ([^|]*)\|", README, re.M)
 RESULT_ROWS = [row for row in RESULT_ROWS if row[1] in METHODS]
+assert len(RESULT_ROWS) >= 12
 
 
 def cell(rows):
@@ -103,10 +106,8 @@ def test_results_table(row):
     (script,) = known.intersection(METHODS[method])
     variant = {"reinforce_baseline": "value", "ac_td0": "v"}.get(script, "")
     assert here == cell(experiment(script, env_id, variant))
-    peers = [
-        r for r in SUMMARY if (r["script"], r["env"], r["variant"]) == ("peers", env_id, script)
-    ]
-    assert peer == (cell(peers) if peers else "")
+    peers = [experiment("peers", env_id, variant) for variant in ("zoo-200k", script)]
+    assert peer == "; ".join(cell(rows) for rows in peers if rows)
 
 
 def test_every_flag_and_function_that_is_named_exists():
@@ -115,7 +116,7 @@ def test_every_flag_and_function_that_is_named_exists():
     flags = set(re.findall(r"--(?:no-)?([a-z][a-z-]+)", README)) - {"help", "logdir"}
     known = {
         name.replace("_", "-")
-        for name in re.findall(r"^    (\w+): ", "".join(scripts.values()), re.M)
+        for name in re.findall(r"^    (\w+): ", "".join(scripts.values()) + others, re.M)
     }
     known |= set(re.findall(r'"--([a-z-]+)"', others))
     assert flags - known == set()
@@ -186,7 +187,8 @@ def columns(name, column, pattern=""):
         rows = list(csv.DictReader(file))
     pairs = zip(rows[::2], rows[1::2], strict=True)
     pairs = [two for two in pairs if re.search(pattern, " ".join(r.get("flags", "") for r in two))]
-    assert all(b["who"] in ("sb3", "transcription") for _, b in pairs)
+    assert len(pairs) > 2
+    assert all(a["who"] not in PEERS and b["who"] in PEERS for a, b in pairs)
     return [[float(row[column]) for row in who] for who in zip(*pairs, strict=True)]
 
 
@@ -197,20 +199,15 @@ def columns(name, column, pattern=""):
         ("a2c_continuous", "Hopper", "sps", "{:,.0f} against {:,.0f} ({:.1f} times)"),
         ("ac_td0", "", "updates_per_second", "{:.0f} against {:.0f} updates/s, {:.1f} times"),
         ("ddpg", "", "sps", "{:.0f} against {:.0f} steps/s, {:.1f} times"),
-        ("a2c_discrete", "num-envs 8", "sps", "K = 1 | {:,.0f} | {:,.0f} | {:.1f} |"),
-        ("a2c_discrete", "n_envs 32", "sps", "32 x 16, K = 1 | {:,.0f} | {:,.0f} | {:.1f} |"),
-        (
-            "a2c_discrete",
-            "400000.*n_envs 8",
-            "sps",
-            "32 x 16; peer: 8 x 5 | {:,.0f} | {:,.0f} | {:.1f} |",
-        ),
+        ("a2c_discrete", "num-envs 8", "sps", "5 steps | {:,.0f} | {:,.0f} | {:.1f} |"),
+        ("a2c_discrete", "400000", "sps", "16 steps | {:,.0f} | {:,.0f} | {:.1f} |"),
+        ("a2c_discrete", "sync", "sps", "`--vectorization sync` | {:,.0f} | {:,.0f} | {:.1f} |"),
     ],
 )
 def test_speeds(script, pattern, column, template):
     ours, peers = columns(f"{script}-throughput", column, pattern)
     ratio = np.median(np.divide(ours, peers))  # each run to its neighbour
-    assert template.format(np.median(ours), np.median(peers), ratio) in " ".join(README.split())
+    assert template.format(np.median(ours), np.median(peers), ratio) in WORDS
 
 
 def test_lunar_lander_words():
@@ -222,16 +219,16 @@ def test_lunar_lander_words():
         f"{np.median(ours):.0f} seconds and {np.median(steps) / 1000:.0f}k steps (medians; worst "
     )
     words += f"{max(ours):.0f} s and {max(steps) / 1000:.0f}k)"
-    assert words in " ".join(README.split())
+    assert words in WORDS
     least, most = (f(float(r["seconds"]) / 60 for r in peers) for f in (min, max))
     words = (
         f"in none of its {len(peers)} runs of a million steps, which took {least:.0f} to {most:.0f}"
     )
-    assert words in " ".join(README.split())
+    assert words in WORDS
     words = "three runs evaluate at {}, {} and {}.".format(
         *(f"{float(r['eval_mean']):.1f}" for r in zoo)
     )
-    assert words in " ".join(README.split())
+    assert words in WORDS
 
 
 def test_critic_updates_words():
@@ -243,7 +240,7 @@ def test_critic_updates_words():
 
     assert solved("a2c_discrete-race") == 10
     words = f"With K = 1 and all else alike, {solved('a2c_discrete-race-k1')} of 10 seeds"
-    assert words in " ".join(README.split())
+    assert words in WORDS
 
 
 PENDULUM = re.findall(r"^\| (the defaults|`--[^|]+`)((?: \| -\d+\.\d){3}) \|$", README, re.M)
@@ -272,7 +269,7 @@ def test_what_half_cheetah_needs():
     words = (
         "seed 0 evaluates at {:.0f}, with `--no-norm-obs` at {:.0f}, and with `--no-norm-reward` at"
     )
-    assert words.format(*numbers) + f" {numbers[2]:.0f}." in " ".join(README.split())
+    assert words.format(*numbers) + f" {numbers[2]:.0f}." in WORDS
 
 
 def test_hopper_words():
@@ -283,35 +280,33 @@ def test_hopper_words():
         steps = "--total-timesteps 1000000"
         return tried[f"--env-id Hopper-v5 --activation tanh --log-std-init {flags} {steps}", seed]
 
-    words = " ".join(README.split())
     faster = [one("-1 --actor-lr 2e-3", seed) for seed in range(5)]
-    assert f"same five seeds end at {', '.join(faster[:4])} and {faster[4]};" in words
+    assert f"same five seeds end at {', '.join(faster[:4])} and {faster[4]};" in WORDS
     others = [one(f"-1 {flags}") for flags in ("--gae-lambda 0.9", "--critic-lr 3e-3")]
     others += [one("-1 --gamma 0.98"), f"and {one('-2')}"]
     default = float(experiment("a2c_continuous", "Hopper-v5")[0]["eval_mean"])
     others = ", ".join(others).replace(", and", " and")
-    assert f"seed 0 to {others}, where the set above brings it to {default:.0f};" in words
+    assert f"seed 0 to {others}, where the set above brings it to {default:.0f};" in WORDS
     relu = {
         row["seed"]: float(row["eval_mean"])
         for row in rows
         if "Hopper-v5 --activation relu" in row["flags"]
     }
-    assert (
-        f"`--activation relu` leaves seeds 2 and 4 at {relu['2']:.0f} and {relu['4']:.0f}." in words
-    )
+    end = f"leaves seeds 2 and 4 at {relu['2']:.0f} and {relu['4']:.0f}."
+    assert f"`--activation relu` {end}" in WORDS
 
 
-LUNAR = "LunarLander-v3"
+LUNAR, LUNAR_CONTINUOUS = "LunarLander-v3", "LunarLanderContinuous-v3"
 
 
 def test_reinforce_seconds():
     kinds = [experiment("reinforce_baseline", "CartPole-v1", b) for b in ("none", "mean", "value")]
     seconds = [f"{np.median([float(r['seconds']) for r in rows]):.1f}" for rows in kinds]
-    assert "medians of {}, {} and {} for".format(*seconds) in " ".join(README.split())
+    assert "medians of {}, {} and {} for".format(*seconds) in WORDS
 
 
 def test_td0_words():
-    words = " ".join(README.split())
+    words = WORDS
     steps = {
         variant: [
             int(r["steps_to_threshold"]) / 1000
@@ -340,10 +335,22 @@ def test_td0_words():
 
 
 def test_race():
-    ours, peers = columns("a2c_discrete-race", "seconds")
-    ratio = np.median(peers) / np.median(ours)
-    cells = [f"{np.median(x):.1f} (worst {max(x):.1f})" for x in (ours, peers)]
-    assert f"| {cells[0]} | {cells[1]} | {ratio:.1f} |" in README
-    ours, peers = columns("a2c_discrete-race", "steps")
-    cells = [f"{np.median(x) / 1000:.0f}k (worst {max(x) / 1000:.0f}k)" for x in (ours, peers)]
-    assert f"| {cells[0]} | {cells[1]} |" in README
+    for column, unit, form in (("seconds", 1, "{:.1f}"), ("steps", 1000, "{:.0f}k")):
+        ours, peers = np.array(columns("a2c_discrete-race", column)) / unit
+        cells = [f"{form} (worst {form})".format(np.median(x), max(x)) for x in (ours, peers)]
+        assert f"| {cells[0]} | {cells[1]} | {np.median(peers / ours):.1f} |" in README
+    assert f"ours within {max(ours):.0f}k steps, the peer within {max(peers):.0f}k." in WORDS
+
+
+def test_what_is_said_of_training_returns():
+    def last_100(script, env_id):
+        return [float(row["train_return"]) for row in experiment(script, env_id)]
+
+    lunar = last_100("a2c_continuous", "LunarLanderContinuous-v3")
+    assert not any(r["steps_to_threshold"] for r in experiment("a2c_continuous", LUNAR_CONTINUOUS))
+    assert f"training episodes average 200 ({min(lunar):.0f} to {max(lunar):.0f})" in WORDS
+    acrobot = last_100("reinforce_baseline", "Acrobot-v1")
+    assert f"its last 100 training episodes average {min(acrobot):.0f}." in WORDS
+    peers = experiment("peers", "Pendulum-v1", "a2c_continuous")
+    peers = ", ".join(f"{float(row['eval_mean']):.1f}" for row in peers)
+    assert f"of the peer's three runs of A2C fails ({peers})" in WORDS
