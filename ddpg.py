@@ -135,7 +135,7 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
-        hidden = nn.Tanh() if activation == "tanh" else nn.ReLU(inplace=True)  # saves a copy
+        hidden = nn.Tanh() if activation == "tanh" else nn.ReLU(inplace=True)  # spares a copy
         layers += [nn.Linear(n_in, n_out), hidden]
     for parameter in layers[-2].parameters():  # weights and biases of the last Linear
         nn.init.uniform_(parameter, -3e-3, 3e-3)

@@ -306,7 +306,6 @@ def test_reinforce_seconds():
 
 
 def test_td0_words():
-    words = WORDS
     steps = {
         variant: [
             int(r["steps_to_threshold"]) / 1000
@@ -315,23 +314,33 @@ def test_td0_words():
         for variant in ("v", "discounted")
     }
     ranges = [f"{min(x):.0f}k to {max(x):.0f}k" for x in (steps["discounted"], steps["v"])]
-    assert "({}, and {})".format(*ranges) in words
+    assert "({}, and {})".format(*ranges) in WORDS
     greedy = [r["eval_mean"] for r in experiment("ac_td0", "CartPole-v1", "q")]
-    assert (greedy.count("500.00"), "though one plays 500" in words) == (1, True)
+    assert (greedy.count("500.00"), "though one plays 500" in WORDS) == (1, True)
     tried = [
         (row["flags"].split(" --target")[0], row) for row in rows_of(RESULTS / "ac_td0-tried.csv")
     ]
     q = [row["eval_mean"] for flags, row in tried if flags == "--critic q"]
-    assert f"seeds 0 and 1 ended at {float(q[0]):.1f} and {float(q[1]):.1f}" in words
+    assert f"seeds 0 and 1 ended at {float(q[0]):.1f} and {float(q[1]):.1f}" in WORDS
     sgd = {flags: row for flags, row in tried if "sgd" in flags}
     slow = sgd["--optimizer sgd --actor-lr 1e-4 --critic-lr 1e-3"]
     fast = sgd["--optimizer sgd --actor-lr 1e-3 --critic-lr 1e-2"]
-    assert f"seed 0 plays {float(slow['eval_mean']):.1f} after" in words
-    assert f"ten times these rates {float(fast['eval_mean']):.1f}." in words
+    assert f"seed 0 plays {float(slow['eval_mean']):.1f} after" in WORDS
+    assert f"ten times these rates {float(fast['eval_mean']):.1f}." in WORDS
+    v, q = (experiment("ac_td0", "Acrobot-v1", variant) for variant in "vq")
+    first = [int(row["steps_to_threshold"]) / 1000 for row in v]
+    greedy = [float(row["eval_mean"]) for row in v]
+    assert f"average -100 after {min(first):.0f}k to {max(first):.0f}k steps, and the" in WORDS
+    assert f"policy ends at {max(greedy):.1f} to {min(greedy):.1f}. Q," in WORDS
+    assert not any(row["steps_to_threshold"] for row in q)
+    last = [float(row["train_return"]) for row in q]
+    assert f"episodes average {min(last):.0f} to {max(last):.0f}, and of" in WORDS
+    assert [float(row["eval_mean"]) for row in q].count(-500) == 4
+    assert "four never reach the goal (-500)" in WORDS
     with (RESULTS / "ac_td0-q-variance.csv").open() as file:
         ratios = [float(row["ratio"]) for row in csv.DictReader(file)]
-    assert f"has {np.median(ratios):.0f} times the variance" in words
-    assert f"from {min(ratios):.0f} to {max(ratios):.0f})" in words
+    assert f"has {np.median(ratios):.0f} times the variance" in WORDS
+    assert f"from {min(ratios):.0f} to {max(ratios):.0f})" in WORDS
 
 
 def test_race():
