@@ -136,9 +136,8 @@ def test_reinforce_table(baseline):
     (line,) = re.findall(rf"^\| {baseline} \|.*$", README, re.M)
     steps_median, steps_worst, worst = [cell.strip() for cell in line.strip("|").split("|")][4:]
     rows = experiment("reinforce_baseline", "CartPole-v1", baseline)
-    steps = [int(row["steps"]) for row in rows]
+    steps = [int(row["steps_to_threshold"]) for row in rows]
     assert all("--target-return 475" in row["flags"] for row in rows)
-    assert max(steps) < 500_000  # all were solved
     assert (steps_median, steps_worst) == tuple(
         f"{number / 1000:.0f}k" for number in (np.median(steps), max(steps))
     )
