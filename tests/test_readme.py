@@ -357,6 +357,15 @@ def test_what_is_said_of_training_returns():
     lunar = last_100("a2c_continuous", "LunarLanderContinuous-v3")
     assert not any(r["steps_to_threshold"] for r in experiment("a2c_continuous", LUNAR_CONTINUOUS))
     assert f"training episodes average 200 ({min(lunar):.0f} to {max(lunar):.0f})" in WORDS
+    last = last_100("ddpg", LUNAR_CONTINUOUS)
+    greedy = [float(row["eval_mean"]) for row in experiment("ddpg", LUNAR_CONTINUOUS)]
+    assert (
+        f"the last 100 training episodes average {min(last):.0f} to {max(last):.0f}, and" in WORDS
+    )
+    assert f"now and then, {min(greedy):.0f} to {max(greedy):.0f}." in WORDS
+    bad, *good = (float(r["eval_mean"]) for r in experiment("ddpg", "MountainCarContinuous-v0"))
+    words = f"no goal ({bad:.1f}); the others play {min(good):.0f} to {max(good):.0f}."
+    assert words in WORDS
     acrobot = last_100("reinforce_baseline", "Acrobot-v1")
     assert f"its last 100 training episodes average {min(acrobot):.0f}." in WORDS
     peers = experiment("peers", "Pendulum-v1", "a2c_continuous")
