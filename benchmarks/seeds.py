@@ -4,8 +4,8 @@
     python benchmarks/seeds.py OUT.csv --seeds 3 -- a2c_discrete.py -- benchmarks/peers.py
 
 Each `--` is followed by the command line of a script; of two, the second is run after the first,
-with the same seed and on the same core, which is theirs alone (`taskset`). Seeds that OUT.csv has of
-the first script already, with the same flags, are left out.
+with the same seed and on the same core, which is theirs alone (`taskset`). Seeds that OUT.csv has
+of the first script already, with the same flags, are left out.
 
 Columns: who, seed, steps played, seconds of training (imports and evaluation not counted), steps/s,
 whether the target was reached, mean and deviation of the greedy evaluation, and the flags.
