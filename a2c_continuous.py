@@ -17,9 +17,11 @@ What practice adds is care for scale. Actions: a sample beyond the bounds is cut
 environment only; log pi is that of the sample, not of its copy. Observations: shifted and scaled to
 mean 0 and deviation 1. Rewards: divided by the deviation of R_t = r_t+1 + gamma R_t-1, with their
 mean kept. These statistics run along with training and stand still in evaluation; what lies beyond
-10 deviations is cut. All else is as in the twin: T steps of N environments, then K steps of the
-critic with new targets in each, and in the last of them the one of the actor; w_old are the weights
-before the first. RMSprop is PyTorch's, with epsilon outside the root.
+10 deviations is cut. All else is as in a2c_discrete.py: T steps of N environments, then K steps of
+the critic with new targets in each, and in the last of them the one of the actor; w_old are the
+weights before the first. lambda = 0 is the one-step TD error; with lambda = 1, G_t is the n-step
+return. A_t is brought to mean 0 and deviation 1; RMSprop is PyTorch's, with epsilon outside the
+root; the gamma^t of Sutton and Barto's box is dropped.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two and ends with a line like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -68,7 +70,7 @@ class Args:
     norm_obs: bool = True  # shift and scale observations to mean 0 and deviation 1
     norm_reward: bool = True  # divide rewards by the deviation of the discounted return
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment between two updates, resets included
+    num_steps: int = 16  # T, steps of each environment per update; from 2, as one may be a reset
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # rmsprop is the A3C paper's
@@ -78,7 +80,7 @@ class Args:
     critic_updates: int = 10  # K, gradient steps of the critic for one of the actor
     critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
     proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
-    vf_coef: float = 0.5  # weight of the critic's loss against the actor's and the proximal term
+    vf_coef: float = 0.5  # weight of the critic's loss; matters beside kappa, or with --shared-body
     ent_coef: float = 0.0  # beta, weight of the entropy: keeps the policy from deciding too early
     norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
@@ -91,6 +93,8 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf, "num_steps": 2, "log_std_init": -5}
         high = {"seed": 2**64 - 1, "gamma": 1, "gae_lambda": 1, "log_std_init": 2}
         for name, value in asdict(self).items():
+            if isinstance(value, np.generic):  # a checkpoint is read with plain numbers only
+                object.__setattr__(self, name, value := value.item())
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
             for x in value if isinstance(value, tuple) else (value,):
@@ -229,8 +233,9 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     space = env.action_space
-    if not (isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1):
-        hint = "no bounded vector; for Discrete there is a2c_discrete.py"
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    if not (vector and space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
+        hint = "no bounded vector of floats; for Discrete there is a2c_discrete.py"
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
     if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
         raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
@@ -406,11 +411,11 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 obs[t + 1], rewards[t], terminated[t], truncated, _ = step
                 live[t] = ~done[t - 1]  # for t = 0, the last row of the rollout before
                 done[t] = terminated[t] | truncated
-                discounted[t] = rewards[t] + args.gamma * discounted[t - 1] * live[t]
+                discounted[t] = (rewards[t] + args.gamma * discounted[t - 1]) * live[t]
                 global_step += int(live[t].sum())
                 if not np.isfinite(obs[t + 1]).all():
                     raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
-                episode_return += rewards[t]
+                episode_return += rewards[t] * live[t]
                 episode_length += live[t]
                 for i in np.flatnonzero(done[t]):
                     episodes.append((global_step, float(episode_return[i]), int(episode_length[i])))
@@ -450,12 +455,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     except KeyboardInterrupt:
         save()
         bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
+        if args.vectorization == "async":  # workers that the signal reached too may never answer
+            envs.close(terminate=True)
         raise
     finally:
         bar.close()
         writer.close()
-        # Workers that a signal reached too may never answer again: do not wait for them.
-        envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
+        envs.close()
     print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
         print(f"target return {args.target_return} reached at step {global_step}")

@@ -66,7 +66,7 @@ class Args:
     vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment between two updates, resets included
+    num_steps: int = 16  # T, steps of each environment per update; from 2, as one may be a reset
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the A3C paper's
@@ -76,7 +76,7 @@ class Args:
     critic_updates: int = 3  # K, gradient steps of the critic for one of the actor
     critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
     proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
-    vf_coef: float = 0.5  # weight of the critic's loss against the actor's and the proximal term
+    vf_coef: float = 0.5  # weight of the critic's loss; matters beside kappa, or with --shared-body
     ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
     norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
@@ -88,6 +88,8 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf, "num_steps": 2}
         high = {"seed": 2**64 - 1, "gamma": 1, "gae_lambda": 1}
         for name, value in asdict(self).items():
+            if isinstance(value, np.generic):  # a checkpoint is read with plain numbers only
+                object.__setattr__(self, name, value := value.item())
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
             for x in value if isinstance(value, tuple) else (value,):
@@ -181,7 +183,7 @@ class InputError(ValueError):
 
 
 class DomainRandomization(gym.Wrapper):
-    """LunarLander with new physics at every reset, Gaussian around the defaults; wind by a coin."""
+    """LunarLander, new physics at each reset: Gaussian about the defaults, cut; a coin for wind."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
@@ -379,7 +381,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 global_step += int(live[t].sum())
                 if not np.isfinite(obs[t + 1]).all():
                     raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
-                episode_return += rewards[t]
+                episode_return += rewards[t] * live[t]
                 episode_length += live[t]
                 for i in np.flatnonzero(done[t]):
                     episodes.append((global_step, float(episode_return[i]), int(episode_length[i])))
@@ -415,12 +417,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     except KeyboardInterrupt:
         save()
         bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
+        if args.vectorization == "async":  # workers that the signal reached too may never answer
+            envs.close(terminate=True)
         raise
     finally:
         bar.close()
         writer.close()
-        # Workers that a signal reached too may never answer again: do not wait for them.
-        envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
+        envs.close()
     print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
         print(f"target return {args.target_return} reached at step {global_step}")

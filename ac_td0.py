@@ -17,8 +17,8 @@
 delta is computed once, from the weights before either update, and drives both. The critic's step is
 a semi-gradient: none flows through the target. At a time limit the episode is over, but S' is not
 terminal: it is bootstrapped. Differences from the box: Adam, and I stays 1. With I = gamma^t it is
-the discounted value of the start state that is climbed, but late steps count for little. The box to
-the letter is --optimizer sgd --discount-policy-gradient, with which try --actor-lr 1e-4.
+the discounted value of the start state that is climbed, but late steps count for little. The box
+itself, but for time limits, is --optimizer sgd --discount-policy-gradient; try --actor-lr 1e-4.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in a minute or two and ends with
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -75,6 +75,8 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf}
         high = {"seed": 2**64 - 1, "gamma": 1}
         for name, value in asdict(self).items():
+            if isinstance(value, np.generic):  # a checkpoint is read with plain numbers only
+                object.__setattr__(self, name, value := value.item())
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
             for x in value if isinstance(value, tuple) else (value,):
@@ -291,7 +293,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
             if not np.isfinite(delta * log_prob.item()):
                 raise FloatingPointError(f"step {global_step}: NaN or inf in reward or weights")
-            window.append((log_pi.detach(), log_prob.item(), delta, value))
+            window.append((log_pi.detach(), log_prob.item(), delta, value, gamma_t))
             gamma_t *= args.gamma if args.discount_policy_gradient else 1.0
             obs = next_obs
             if episode_over:
@@ -303,12 +305,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 bar.update(global_step - bar.n)
                 log_time = time.time()
                 log_pis, *numbers = zip(*window)
-                log_pis, (chosen, deltas, values) = torch.stack(log_pis), torch.tensor(numbers)
+                log_pis, numbers = torch.stack(log_pis), torch.tensor(numbers)
+                chosen, deltas, values, gammas = numbers
                 weights = deltas if args.critic == "v" else values
                 gradients = [weight.grad for weight in agent.parameters()]
                 unexplained = deltas.var(correction=0) / (values + deltas).var(correction=0)
                 scalars = {
-                    "losses/policy_loss": -(weights * chosen).mean(),
+                    "losses/policy_loss": -(gammas * weights * chosen).mean(),
                     "losses/value_loss": deltas.pow(2).mean(),
                     "losses/entropy": -(log_pis.exp() * log_pis).sum(-1).mean(),
                     "losses/explained_variance": 1 - unexplained,

@@ -19,12 +19,12 @@ At a time limit the episode is over, but s' is not terminal: it is bootstrapped.
 half-ranges, so that -1 and 1 are the bounds of a dimension, and mapped to them for the environment;
 the noise has the same unit.
 
-Differences from the paper: Gaussian noise (--noise ou --exploration-noise 0.2 is the paper's), a
-random start, actions that enter the critic with its first layer, no batch normalisation, no weight
-decay, other sizes and rates (--hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001 are the paper's).
-Two ideas of TD3 (Fujimoto et al. 2018) are there, but off: --policy-frequency 2, an actor that
-moves at every second update only (in TD3 so do the targets), and --twin-critics, two critics that
-learn from the smaller one of their target values.
+Differences from the paper: Gaussian noise (--noise ou --exploration-noise 0.2 is the paper's),
+uniformly random actions at first, actions that enter the critic with its first layer, no batch
+normalisation, no weight decay, other sizes and rates (--hidden-sizes 400 300 --actor-lr 1e-4
+--tau 0.001 are the paper's). Two ideas of TD3 (Fujimoto et al. 2018) are there, but off:
+--policy-frequency 2, an actor that moves at every second update only (in TD3 so do the targets),
+and --twin-critics, two critics that learn from the smaller one of their target values.
 
     python ddpg.py           learns Pendulum-v1 in a minute or two and ends with a line like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -68,7 +68,7 @@ class Args:
     save_buffer: bool = False  # save the transitions, too; else a resumed run collects them anew
     resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
     # Environment
-    env_id: str = "Pendulum-v1"  # any Gymnasium id with bounded Box actions, no image observation
+    env_id: str = "Pendulum-v1"  # a Gymnasium id: bounded Box actions, no image, episodes that end
     # Algorithm
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     buffer_size: int = 1_000_000  # transitions kept; the oldest go first
@@ -88,6 +88,8 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf}
         high = {"seed": 2**64 - 1, "gamma": 1, "tau": 1}
         for name, value in asdict(self).items():
+            if isinstance(value, np.generic):  # a checkpoint is read with plain numbers only
+                object.__setattr__(self, name, value := value.item())
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
             for x in value if isinstance(value, tuple) else (value,):
@@ -231,8 +233,9 @@ def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"--env-id {args.env_id}: {error}") from error
     space = env.action_space
-    if not (isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1):
-        hint = "no bounded vector; for Discrete there is a2c_discrete.py"
+    vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    if not (vector and space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
+        hint = "no bounded vector of floats; for Discrete there is a2c_discrete.py"
         raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
     if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
         raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
@@ -362,8 +365,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     optimizer = torch.optim.Adam(groups, fused=True)
     # Adam's memory of a dead unit halves every 7 steps, and below 1e-38 a CPU is slow: make it 0.
     torch.set_flush_denormal(True)
-    if args.learning_starts > args.buffer_size:
-        raise InputError(f"--learning-starts must be at most --buffer-size, {args.buffer_size}")
+    if args.learning_starts > min(args.buffer_size, args.total_timesteps):
+        raise InputError("--learning-starts must be at most --buffer-size and --total-timesteps")
     buffer = ReplayBuffer(args.buffer_size, obs_size, act_size, device)
     global_step, episodes = 0, []
     if args.resume:

@@ -84,6 +84,8 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf}
         high = {"seed": 2**64 - 1, "gamma": 1, "mean_decay": 1}
         for name, value in asdict(self).items():
+            if isinstance(value, np.generic):  # a checkpoint is read with plain numbers only
+                object.__setattr__(self, name, value := value.item())
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
             for x in value if isinstance(value, tuple) else (value,):
@@ -95,7 +97,7 @@ class Args:
 # THE EQUATIONS
 def discounted_returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
     """G_t = r_t+1 + gamma G_t+1, in linear time; rewards (T, N), 0 after the end -> (T, N)."""
-    returns = rewards.copy()
+    returns = 1.0 * rewards  # a copy, with room for fractions
     for t in reversed(range(len(rewards) - 1)):
         returns[t] += gamma * returns[t + 1]
     return returns
@@ -402,12 +404,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     except KeyboardInterrupt:
         save()
         bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
+        if args.vectorization == "async":  # workers that the signal reached too may never answer
+            envs.close(terminate=True)
         raise
     finally:
         bar.close()
         writer.close()
-        # Workers that a signal reached too may never answer again: do not wait for them.
-        envs.close(**({"terminate": True} if args.vectorization == "async" else {}))
+        envs.close()
     print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if solved():
         print(f"target return {args.target_return} reached at step {global_step}")

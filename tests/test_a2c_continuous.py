@@ -14,6 +14,7 @@ import torch
 import a2c_continuous as a2c
 from a2c_continuous import Agent, Args, RunningStatistics, compute_gae, rescale
 from tests.conftest import assert_refused, checkpoint_of, distance
+from tests.toys import with_paid_resets
 
 SCRIPT = "a2c_continuous.py"
 SMALL = Args(
@@ -215,6 +216,16 @@ def test_return_statistics_and_reported_returns(scripted):
     assert {(length, total) for _, total, length in episodes} == lengths_and_returns
 
 
+def test_a_reward_for_a_reset_is_not_counted(scripted, monkeypatch):
+    agent, episodes, _ = scripted()
+    monkeypatch.setattr(a2c, "make_envs", with_paid_resets(a2c.make_envs))
+    twin, twin_episodes, rollouts = scripted()
+    assert max(rewards.max() for _, _, rewards, *_ in rollouts) == 7.0
+    assert twin_episodes == episodes
+    assert torch.equal(twin.return_statistics.var, agent.return_statistics.var)
+    assert distance(twin, agent) == 0.0
+
+
 def test_actions_are_kept_as_drawn_and_cut_for_the_environment(scripted):
     _, _, rollouts = scripted()  # the environment asserts that each action is in its space
     actions = np.concatenate([rollout[1] for rollout in rollouts])
@@ -347,6 +358,7 @@ def test_shared_body_can_be_named_again_when_resumed(cli):
         (["--shared-body"], ["--shared-body", "--critic-updates 1"]),
         (["--env-id", "Unbounded-v0"], ["--env-id Unbounded-v0", "no bounded vector"]),
         (["--env-id", "Matrix-v0"], ["--env-id Matrix-v0", "no bounded vector"]),
+        (["--env-id", "Integers-v0"], ["--env-id Integers-v0", "no bounded vector of floats"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )

@@ -9,6 +9,7 @@ import torch
 import a2c_discrete as a2c
 from a2c_discrete import Agent, Args, compute_gae, policy_gradient_loss, value_loss
 from tests.conftest import assert_refused, checkpoint_of, distance
+from tests.toys import with_paid_resets
 
 SCRIPT = "a2c_discrete.py"
 SMALL = Args(env_id="Identity-v0", num_envs=4, num_steps=8, total_timesteps=1000, eval_episodes=1)
@@ -351,6 +352,16 @@ def test_rollout_of_scripted_episodes(tmp_path, monkeypatch, mode):
     ]
     assert episodes[-1][0] <= live.sum()
     assert len(episodes) == done.sum()
+
+
+def test_a_reward_for_a_reset_is_not_counted(tmp_path, monkeypatch):
+    args = small_args(tmp_path, env_id="Scripted-v0", total_timesteps=300)
+    agent, episodes = a2c.train(args)
+    monkeypatch.setattr(a2c, "make_envs", with_paid_resets(a2c.make_envs))
+    twin, twin_episodes = a2c.train(args)
+    assert len(episodes) > 50
+    assert twin_episodes == episodes
+    assert distance(twin, agent) == 0.0
 
 
 def physics(envs, resets):

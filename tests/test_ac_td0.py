@@ -1,6 +1,8 @@
 """ac_td0.py: the two updates of the box, exactly; the order in which things happen."""
 
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +175,29 @@ def test_steps_of_scripted_episodes(steps_of):
     returns = [{3: 6.0, 2: 3.0, 4: 10.0}[length] for _, _, length in episodes]
     assert [r for _, r, _ in episodes] == returns
     assert [step for step, _, _ in episodes][:3] == [3, 5, 9]
+
+
+@pytest.mark.parametrize("kind", ["v", "q"])
+def test_the_policy_loss_that_is_logged_is_the_one_that_is_learned(steps_of, monkeypatch, kind):
+    """I delta log pi(A|S), or I Q log pi(A|S), over the steps since the last report: here all."""
+    terms, logged = [], {}
+
+    def spy(agent, optimizer, log_prob, step, gamma_t, args):
+        delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
+        terms.append(gamma_t * (delta if kind == "v" else value) * log_prob.item())
+        return delta, value
+
+    def log(self, tag, value, step):
+        logged[tag] = value
+
+    update = ac_td0.update
+    monkeypatch.setattr(ac_td0, "update", spy)
+    clock = itertools.count(0, 1e-6)  # too slow for a report before the end
+    monkeypatch.setattr(ac_td0, "time", SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr(ac_td0.SummaryWriter, "add_scalar", log)
+    steps, _ = steps_of(critic=kind, discount_policy_gradient=True)
+    assert len(terms) == len(steps)
+    assert logged["losses/policy_loss"].item() == pytest.approx(-np.mean(terms), rel=1e-5)
 
 
 def test_by_default_the_policy_gradient_is_not_discounted(steps_of):

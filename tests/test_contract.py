@@ -318,6 +318,29 @@ def test_evaluation_ends_even_if_the_environment_does_not(case, tmp_path):
     assert (env.unwrapped.t, 0 <= score <= 10_000) == (10_000, True)
 
 
+def test_numpy_numbers_become_plain_ones(case, tmp_path, capsys):
+    """A checkpoint with NumPy's could not be loaded: torch.load(weights_only=True) refuses them."""
+    numbers = {"seed": np.int64(3), "actor_lr": np.float64(1e-3), "torch_threads": np.int32(1)}
+    case.module.train(case.args(tmp_path, total_timesteps=100, **numbers))
+    saved = case.module.load(checkpoint_of(capsys.readouterr().out))["args"]
+    assert {name: (type(saved[name]), saved[name]) for name in numbers} == {
+        "seed": (int, 3),
+        "actor_lr": (float, 1e-3),
+        "torch_threads": (int, 1),
+    }
+    with pytest.raises(ValueError, match="--seed must lie in"):
+        case.module.Args(seed=np.int64(-1))
+
+
+@pytest.mark.parametrize("name", ["a2c_discrete", "a2c_continuous", "reinforce_baseline"])
+def test_environments_in_processes_of_their_own_end_quietly(name, tmp_path):
+    flags = "--vectorization async --num-envs 2 --total-timesteps 100 --eval-episodes 1"
+    command = [sys.executable, ROOT / f"{name}.py", *flags.split(), "--log-dir", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
 # Bad input: one line that names the flag, exit status 2, no traceback, nothing made
 
 

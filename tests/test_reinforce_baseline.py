@@ -25,6 +25,10 @@ def test_returns_by_hand():
     np.testing.assert_allclose(discounted_returns(rewards, 0.1), want)
 
 
+def test_returns_of_one_session_of_whole_numbers():
+    np.testing.assert_allclose(discounted_returns(np.array([0, 0, 1]), 0.9), [0.81, 0.9, 1])
+
+
 def test_returns_by_definition():
     rewards = np.random.default_rng(0).normal(size=(20, 3))
     returns = discounted_returns(rewards, 0.9)

@@ -136,6 +136,28 @@ class Actions(Identity):
         self.action_space = space
 
 
+class PaidResets(gym.vector.VectorWrapper):
+    """Pays 7 for the steps that go into a reset, for which SyncVectorEnv pays 0."""
+
+    over = False
+
+    def step(self, actions):
+        obs, rewards, terminated, truncated, infos = self.env.step(actions)
+        rewards = rewards + 7 * self.over
+        self.over = terminated | truncated
+        return obs, rewards, terminated, truncated, infos
+
+
+def with_paid_resets(make_envs):
+    """A script's make_envs, but that the first of its results pays for resets."""
+
+    def make(args):
+        envs, env = make_envs(args)
+        return PaidResets(envs), env
+
+    return make
+
+
 for toy in (Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless):
     gym.register(f"{toy.__name__}-v0", toy)
     gym.register(f"{toy.__name__}Box-v0", toy, kwargs={"box": True})
@@ -143,6 +165,7 @@ for toy in (Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless):
 spaces_to_refuse = {
     "Unbounded-v0": spaces.Box(np.array([-1, -np.inf]), np.array([1, 1]), dtype=np.float64),
     "Matrix-v0": spaces.Box(-1, 1, (2, 2)),
+    "Integers-v0": spaces.Box(0, 5, (2,), np.int64),
 }
 for name, space in spaces_to_refuse.items():
     gym.register(name, Actions, kwargs={"space": space})
