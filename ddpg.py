@@ -365,8 +365,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     optimizer = torch.optim.Adam(groups, fused=True)
     # Adam's memory of a dead unit halves every 7 steps, and below 1e-38 a CPU is slow: make it 0.
     torch.set_flush_denormal(True)
-    if args.learning_starts > min(args.buffer_size, args.total_timesteps):
-        raise InputError("--learning-starts must be at most --buffer-size and --total-timesteps")
+    if args.learning_starts > args.buffer_size:
+        raise InputError(f"--learning-starts must be at most --buffer-size, {args.buffer_size}")
     buffer = ReplayBuffer(args.buffer_size, obs_size, act_size, device)
     global_step, episodes = 0, []
     if args.resume:
@@ -476,6 +476,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         writer.close()
         env.close()
     print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
+    if not optimizer.state:
+        print(
+            f"nothing learned: updates start after {args.learning_starts} steps (--learning-starts)"
+        )
     if solved():
         print(f"target return {args.target_return} reached at step {global_step}")
     save()
