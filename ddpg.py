@@ -477,9 +477,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         env.close()
     print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
     if not optimizer.state:
-        print(
-            f"nothing learned: updates start after {args.learning_starts} steps (--learning-starts)"
-        )
+        print(f"nothing learned: the first update needs --learning-starts {args.learning_starts}")
     if solved():
         print(f"target return {args.target_return} reached at step {global_step}")
     save()

@@ -402,7 +402,7 @@ def test_resume_with_the_buffer_and_without(recorded, capsys):
 
 
 def test_resume_before_the_first_update_goes_on_at_random(recorded, capsys):
-    word = "nothing learned: updates start after 20 steps (--learning-starts)\n"
+    word = "nothing learned: the first update needs --learning-starts 20\n"
     recorded(total_timesteps=10)
     out = capsys.readouterr().out
     assert word in out
