@@ -24,12 +24,9 @@ def rows_of(path):
 
 
 def experiment(script, env_id, variant=""):
-    """Rows of summary.csv, or else those that seeds.py wrote, one for each seed."""
+    """Rows of summary.csv, one for each seed."""
     key = (script, env_id, variant)
-    rows = [row for row in SUMMARY if (row["script"], row["env"], row["variant"]) == key]
-    path = RESULTS / f"{script}-{env_id}.csv"
-    assert not (rows and path.exists()), "two sources"
-    return rows_of(path) if path.exists() else rows
+    return [row for row in SUMMARY if (row["script"], row["env"], row["variant"]) == key]
 
 
 def interquartile_mean(numbers):
@@ -61,9 +58,8 @@ def test_evaluation_tables(row):
 
 
 def test_all_results_have_their_row():
-    found = {path.stem for path in RESULTS.glob("*-v?.csv")}
     ours = [row for row in SUMMARY if row["script"] != "peers" and not row["variant"]]
-    found |= {f"{row['script']}-{row['env']}" for row in ours}
+    found = {f"{row['script']}-{row['env']}" for row in ours}
     assert found == {f"{script}-{env_id}" for script, env_id, *_ in evaluation_rows()}
 
 
@@ -102,7 +98,6 @@ def cell(rows):
 def test_results_table(row):
     env_id, method, here, peer = (part.strip() for part in row)
     known = {r["script"] for r in SUMMARY if r["env"] == env_id}
-    known |= {s for s in METHODS[method] if (RESULTS / f"{s}-{env_id}.csv").exists()}
     (script,) = known.intersection(METHODS[method])
     variant = {"reinforce_baseline": "value", "ac_td0": "v"}.get(script, "")
     assert here == cell(experiment(script, env_id, variant))
