@@ -97,7 +97,8 @@ def curves(panel, script: str, env: str, column: str) -> None:
         runs = read_runs(RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv")
         if runs:
             label = "Stable-Baselines3" if key == peer else key[2] or script
-            style = {"color": colour, "label": f"{label}, {len(runs)} seeds"}
+            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+            style = {"color": colour, "label": f"{label}, {seeds}"}
             draw(panel, runs, column, linestyle="--" if key == peer else "-", **style)
     panel.set_xlabel({"step": "environment steps", "seconds": "seconds, on one core"}[column])
     panel.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))

@@ -361,6 +361,8 @@ def test_what_is_said_of_training_returns():
     bad, *good = (float(r["eval_mean"]) for r in experiment("ddpg", "MountainCarContinuous-v0"))
     words = f"no goal ({bad:.1f}); the others play {min(good):.0f} to {max(good):.0f}."
     assert words in WORDS
+    (hopper,) = last_100("ddpg", "Hopper-v5")
+    assert f"its last 100 training episodes average {hopper:.0f}. HalfCheetah" in WORDS
     acrobot = last_100("reinforce_baseline", "Acrobot-v1")
     assert f"its last 100 training episodes average {min(acrobot):.0f}." in WORDS
     peers = experiment("peers", "Pendulum-v1", "a2c_continuous")
