@@ -76,7 +76,7 @@ class Args:
     critic_updates: int = 3  # K, gradient steps of the critic for one of the actor
     critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
     proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
-    vf_coef: float = 0.5  # weight of the critic's loss; matters beside kappa, or with --shared-body
+    vf_coef: float = 0.5  # weight of the critic's loss; matters most beside kappa or if shared_body
     ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
     norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
