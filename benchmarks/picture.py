@@ -4,7 +4,8 @@
     python benchmarks/picture.py runs/.../checkpoint.pt
 
 Left, one greedy episode of the checkpoint's policy in a single picture: of each pixel the lightest
-that it was in frames between which the lander moved by STRIDE. Right, the curves of results/curves.
+that it was in frames between which the lander moved by STRIDE. Right, the curves of results/curves,
+without the peer's: how that one does takes more words than a picture has.
 """
 
 import argparse
@@ -56,9 +57,11 @@ def main() -> None:
     left.set(xticks=[], yticks=[])
     left.spines[:].set_visible(True)  # the ground is white, as a page may be
     left.set_title(title)
-    right.set(ylabel="return", title="LunarLander-v3")
-    plot.curves(right, "a2c_discrete", "LunarLander-v3", "step")
-    right.legend(loc=(0.4, 0.56), labelcolor=plot.GREY)
+    runs = plot.read_runs(plot.RESULTS / "curves" / "a2c_discrete-LunarLander-v3.csv")
+    plot.draw(right, runs, "step", color=plot.BLUE)
+    right.set(ylabel="training return", xlabel="environment steps")
+    right.set_title(f"LunarLander-v3, {len(runs)} seeds")
+    right.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
     plot.save(figure, "lunar-lander")
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/plot.py
 
-One figure for each script and environment: return against steps, and against seconds. A line is
+One figure for each script and environment: the return of training episodes against steps, and
+against time (at the very start that of short ones only, as the others are not over yet). A line is
 the interquartile mean over the seeds, its band the 95 % bootstrap interval of that mean; variants
 have a line each, the peer (Stable-Baselines3) a dashed one; a run that ended before the others
 counts with its last value. And gradient-variance.png: the variance of the policy gradient with each
@@ -12,7 +13,6 @@ The background is transparent, and all colours of middle lightness, to read on w
 """
 
 import csv
-import itertools
 from collections import defaultdict
 from pathlib import Path
 
@@ -25,8 +25,16 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
-COLOURS = ["#2b8ad4", "#e07b1a", "#2fa35b", "#c24fb0", "#b3443c", "#7a6ad8"]
-GREY = "#8a8a8a"
+BLUE, GREEN, PURPLE, ORANGE = "#2b8ad4", "#2fa35b", "#c24fb0", "#e07b1a"
+GREY = "#757575"  # as far from white as from black
+VARIANTS = {  # a colour for each, the same in all figures, and the flag that makes it
+    "none": (PURPLE, "--baseline none"),
+    "mean": (GREEN, "--baseline mean"),
+    "value": (BLUE, "--baseline value"),
+    "v": (BLUE, "--critic v"),
+    "discounted": (GREEN, "--critic v --discount-policy-gradient"),
+    "q": (PURPLE, "--critic q"),
+}
 BINS = 60
 plt.rcParams.update(
     {
@@ -59,7 +67,7 @@ def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
 
 
 def draw(axes, runs: list[dict], column: str, **style) -> None:
-    """Interquartile mean and its interval over runs, each with its arrays step, seconds, return."""
+    """Interquartile mean and its interval over runs, each with its arrays step, minutes, return."""
     end = max(run[column][-1] for run in runs) * (1 + 1e-9)  # those over earlier stay as they are
     y = np.stack([binned(run[column], run["return"], end) for run in runs])
     x = (np.arange(BINS) + 0.5) * end / BINS
@@ -72,14 +80,14 @@ def draw(axes, runs: list[dict], column: str, **style) -> None:
 
 
 def read_runs(path: Path) -> list[dict]:
-    """The runs in a file of curves, one for each seed."""
+    """The runs in a file of curves, one for each seed: arrays step, minutes, return."""
     columns = defaultdict(lambda: defaultdict(list))
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            for name in ("step", "seconds", "return"):
+            row["minutes"] = float(row["seconds"]) / 60
+            for name in ("step", "minutes", "return"):
                 columns[row["seed"]][name].append(float(row[name]))
-    runs = [{k: np.array(v) for k, v in run.items()} for run in columns.values()]
-    return [run for run in runs if len(run["step"]) > 1]
+    return [{k: np.array(v) for k, v in run.items()} for run in columns.values()]
 
 
 def summary() -> list[tuple[str, str, str]]:
@@ -90,28 +98,36 @@ def summary() -> list[tuple[str, str, str]]:
 
 
 def curves(panel, script: str, env: str, column: str) -> None:
-    """All variants of a script on an environment, and the peers that it is compared with."""
-    ours, peer = (script, env), ("peers", env, script)
-    keys = [key for key in summary() if key[:2] == ours or key == peer]
-    for key, colour in zip(keys, itertools.cycle(COLOURS)):
+    """All variants of a script on an environment, and the peer that it is compared with."""
+    for key in summary():
+        if key[:2] == (script, env):
+            colour, label = VARIANTS.get(key[2], (BLUE, f"{script}.py"))
+        elif key == ("peers", env, script):
+            colour, label = ORANGE, "Stable-Baselines3"
+        else:
+            continue
         runs = read_runs(RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv")
-        if runs:
-            label = "Stable-Baselines3" if key == peer else key[2] or script
-            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-            style = {"color": colour, "label": f"{label}, {seeds}"}
-            draw(panel, runs, column, linestyle="--" if key == peer else "-", **style)
-    panel.set_xlabel({"step": "environment steps", "seconds": "seconds, on one core"}[column])
-    panel.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        label += ", 1 seed" if len(runs) == 1 else f", {len(runs)} seeds"
+        style = {"color": colour, "label": label, "linestyle": "--" if key[0] == "peers" else "-"}
+        if runs:  # none, where all failed
+            draw(panel, runs, column, **style)
+    if column == "step":
+        panel.set_xlabel("environment steps")
+        panel.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    else:
+        panel.set_xlabel("minutes, on one core")
 
 
 def learning_curves() -> None:
     """A figure for each pair of script and environment that there are curves of."""
     for script, env in dict.fromkeys(key[:2] for key in summary() if key[0] != "peers"):
-        figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
-        for panel, column in zip(panels, ("step", "seconds")):
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+        for panel, column in zip(panels, ("step", "minutes")):
             curves(panel, script, env, column)
-        panels[0].set(ylabel="return", title=f"{script}.py on {env}")
-        panels[1].legend(loc="lower right", labelcolor=GREY)
+        panels[0].set_ylabel("training return")
+        figure.suptitle(f"{script}.py on {env}")
+        lines = panels[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside lower center", ncols=3, labelcolor=GREY)
         save(figure, f"{script}-{env}")
 
 
@@ -123,9 +139,9 @@ def gradient_variance() -> None:
     ratios = np.array([[float(row[kind]) / float(row["none"]) for kind in kinds] for row in rows])
     figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
     axes.plot(kinds, ratios.T, color=GREY, alpha=0.5, linewidth=1, marker="o", markersize=3)
-    axes.plot(kinds, np.median(ratios, 0), color=COLOURS[0], marker="o", label="median")
-    axes.set(ylim=(0, 1.05), ylabel="variance of the gradient", xlabel="baseline")
-    axes.set_title(f"CartPole-v1, {len(rows)} seeds")
+    axes.plot(kinds, np.median(ratios, 0), color=BLUE, marker="o", label="median")
+    axes.set(ylim=(0, 1.05), ylabel="variance, relative to none", xlabel="--baseline")
+    axes.set_title(f"policy gradient, CartPole-v1, {len(rows)} seeds")
     axes.legend(labelcolor=GREY)
     save(figure, "gradient-variance")
 
