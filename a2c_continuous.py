@@ -13,15 +13,15 @@ exp(log sigma), a free weight for each dimension i, the same in all states. (PI 
     L_critic = vf_coef mean[(G_t - V(s_t))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A_t log pi(a_t|s_t)] - beta mean[H(pi)]   A3C (Mnih et al. 2016, section 4)
 
-What practice adds is care for scale. Actions: a sample beyond the bounds is cut for the
+What practice adds is care for scale. Actions: a sample beyond the bounds is clipped for the
 environment only; log pi is that of the sample, not of its copy. Observations: shifted and scaled to
 mean 0 and deviation 1. Rewards: divided by the deviation of R_t = r_t+1 + gamma R_t-1, with their
 mean kept. These statistics run along with training and stand still in evaluation; what lies beyond
-10 deviations is cut. All else is as in a2c_discrete.py: T steps of N environments, then K steps of
-the critic with new targets in each, and in the last of them the one of the actor; w_old are the
+10 deviations is clipped. All else is as in a2c_discrete.py: T steps of N environments, then K steps
+of the critic with new targets in each, and in the last of them the one of the actor; w_old are the
 weights before the first. lambda = 0 is the one-step TD error; with lambda = 1, G_t is the n-step
-return. A_t is brought to mean 0 and deviation 1; RMSprop is PyTorch's, with epsilon outside the
-root; the gamma^t of Sutton and Barto's box is dropped.
+return. A_t is brought to mean 0 and deviation 1; gradients are clipped; RMSprop is PyTorch's, with
+epsilon outside the root; the gamma^t of Sutton and Barto's box is dropped.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two and ends with a line like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -83,7 +83,7 @@ class Args:
     vf_coef: float = 0.5  # weight of the critic's loss; matters most beside kappa or if shared_body
     ent_coef: float = 0.0  # beta, weight of the entropy: keeps the policy from deciding too early
     norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
-    max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
+    max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     log_std_init: float = -0.5  # log sigma at first; at 0 a third of the samples is out of bounds
@@ -131,7 +131,7 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 
 
 def rescale(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
-    """The environment's copy of the actions: -1 becomes low, 1 high, and what is beyond is cut."""
+    """The environment's copy of the actions, clipped: -1 becomes low, 1 high."""
     share = (actions + 1) / 2
     return ((1 - share) * space.low + share * space.high).clip(space.low, space.high)
 

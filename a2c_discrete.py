@@ -16,9 +16,10 @@ Critic", each with new targets; w_old are the weights before the first, so that 
 second on. K = 1 is the textbook's case: one estimate, used by both. With K > 1, V is fitted to the
 rollout before the actor uses it, and a little of each action's own luck is in its baseline: a small
 bias is the price of a critic that keeps up. Differences from the sources: the environments run in
-step, not in A3C's threads; A_t is brought to mean 0 and deviation 1; RMSprop is PyTorch's, with
-epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with which the late
-steps of an episode count for less.
+step, not in A3C's threads; actor and critic share no weights, unless --shared-body; A_t is brought
+to mean 0 and deviation 1; gradients are clipped; the optimizer is Adam, or RMSprop as PyTorch has
+it, with epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with which
+the late steps of an episode count for less.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -79,7 +80,7 @@ class Args:
     vf_coef: float = 0.5  # weight of the critic's loss; matters most beside kappa or if shared_body
     ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
     norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
-    max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
+    max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     shared_body: bool = False  # one body with two heads, trained by the joint loss

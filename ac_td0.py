@@ -20,7 +20,7 @@ terminal: it is bootstrapped. Differences from the box: Adam, and I stays 1. Wit
 the discounted value of the start state that is climbed, but late steps count for little. The box
 itself, but for time limits, is --optimizer sgd --discount-policy-gradient; try --actor-lr 1e-4.
 
-    python ac_td0.py --target-return 475    solves CartPole-v1 in a minute or two and ends with
+    python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and ends with
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
     python ac_td0.py --help                 lists the flags
 """

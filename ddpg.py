@@ -123,7 +123,7 @@ def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 
 
 def rescale(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
-    """The environment's copy of the actions: -1 becomes low, 1 high, and what is beyond is cut."""
+    """The environment's copy of the actions, clipped: -1 becomes low, 1 high."""
     share = (actions + 1) / 2
     return ((1 - share) * space.low + share * space.high).clip(space.low, space.high)
 

@@ -8,15 +8,15 @@ likely, or less, by how much better than a baseline b(s) the rest of its session
     L_V      = mean[(G_t - V(s_t))^2]                          K steps; only for b = V
 
     --baseline none     b = 0 (Sutton and Barto 2018, section 13.3)
-    --baseline mean     b = moving average of the returns of earlier sessions
+    --baseline mean     b = moving average of the G_t of earlier sessions
     --baseline value    b = V(s_t), learned (section 13.4)
 
 Whatever the baseline, as long as it does not depend on the action the expected gradient stays the
 same, and only its variance changes (TensorBoard: losses/policy_gradient_variance, of the gradient
-before it is cut). So V is trained after it was used: fitted to these very returns first, it would
-depend on the actions behind them. It is a baseline and no critic, although its flags are called so
-as in the other scripts: it never stands in for rewards, nothing is bootstrapped. The one exception
-is a session that a time limit ended, whose lost rest V can estimate (--bootstrap).
+before it is clipped). So V is trained after it was used: fitted to these very returns first, it
+would depend on the actions behind them. It is a baseline and no critic, although its flags are
+called so as in the other scripts: it never stands in for rewards, nothing is bootstrapped. The one
+exception is a session that a time limit ended, whose lost rest V can estimate (--bootstrap).
 
 The gamma^t in Sutton and Barto's box, with which the late steps of a session count for less, is
 left out, as practice does; --discount-policy-gradient puts it back.
@@ -76,7 +76,7 @@ class Args:
     anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
     critic_updates: int = 10  # K, gradient steps of the value baseline for one of the policy
     ent_coef: float = 0.0  # weight of the entropy in the loss, summed over a session as the rest
-    max_grad_norm: float = 0.5  # each network's gradient is cut to this length; inf: never
+    max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
 
@@ -276,7 +276,7 @@ def gradient_variance(agent: Agent, obs, actions, advantages, sessions: list[Ten
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
-    """One gradient step; returns the length of the gradient before it is cut."""
+    """One gradient step; returns the norm of the gradient before it is clipped."""
     optimizer.zero_grad()  # to None: the optimizer skips the network that the loss is not about
     loss.backward()
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -3,7 +3,8 @@
     taskset -c 0 python benchmarks/td0_speed.py OUT.csv --env-id CartPole-v1 --steps 20000
 
 The transcription is what one writes down first: torch.distributions, an MSE loss, an optimizer for
-each network, all with their defaults; no log, no checkpoint. The two take turns, in one process.
+each network, with their defaults but for the rates, which are ours; no log, no checkpoint. The two
+take turns, in one process.
 """
 
 import argparse
