@@ -238,11 +238,15 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if args.resume:
         same = ("env_id", "hidden_sizes", "activation", "critic", "optimizer")
         state = load(args.resume, **{name: getattr(args, name) for name in same})
-        agent.load_state_dict(state["agent"])
-        moments = {"state": state["optimizer"]["state"]}  # the rates are those of the flags
-        optimizer.load_state_dict(optimizer.state_dict() | moments)
-        torch.set_rng_state(state["rng"])
-        global_step, episodes = state["global_step"], state["episodes"]
+        try:
+            agent.load_state_dict(state["agent"])
+            moments = {"state": state["optimizer"]["state"]}  # the rates are those of the flags
+            optimizer.load_state_dict(optimizer.state_dict() | moments)
+            torch.set_rng_state(state["rng"])
+            global_step, episodes = state["global_step"], state["episodes"]
+        except (KeyError, RuntimeError, ValueError) as error:  # sizes that have changed since
+            reason = f"holds no agent for {args.env_id} as it is now"
+            raise InputError(f"--resume {args.resume}: {reason}") from error
     folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)

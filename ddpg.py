@@ -372,14 +372,18 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if args.resume:
         same = ("env_id", "hidden_sizes", "activation", "twin_critics")
         state = load(args.resume, **{name: getattr(args, name) for name in same})
-        agent.load_state_dict(state["agent"])
-        target.load_state_dict(state["target"])
-        moments = {"state": state["optimizer"]["state"]}  # the rates are those of the flags
-        optimizer.load_state_dict(optimizer.state_dict() | moments)
-        if "buffer" in state:  # without it the steps up to --learning-starts fill a new one
-            buffer.fill(state.pop("buffer"))
-        torch.set_rng_state(state["rng"])
-        global_step, episodes = state["global_step"], state["episodes"]
+        try:
+            agent.load_state_dict(state["agent"])
+            target.load_state_dict(state["target"])
+            moments = {"state": state["optimizer"]["state"]}  # the rates are those of the flags
+            optimizer.load_state_dict(optimizer.state_dict() | moments)
+            if "buffer" in state:  # without it the steps up to --learning-starts fill a new one
+                buffer.fill(state.pop("buffer"))
+            torch.set_rng_state(state["rng"])
+            global_step, episodes = state["global_step"], state["episodes"]
+        except (KeyError, RuntimeError, ValueError) as error:  # sizes that have changed since
+            reason = f"holds no agent for {args.env_id} as it is now"
+            raise InputError(f"--resume {args.resume}: {reason}") from error
     folder, writer = start_run(args)
     print(f"replay buffer: {args.buffer_size:,} transitions, {buffer.rows.nbytes / 2**30:.2f} GiB")
     if args.capture_video:

@@ -31,6 +31,7 @@ left out, as practice does; --discount-policy-gradient puts it back.
 # dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
 #   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
 # ///
+import os
 import signal
 import sys
 import time
@@ -335,10 +336,14 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     if args.resume:
         same = ("env_id", "hidden_sizes", "activation")
         state = load(args.resume, **{name: getattr(args, name) for name in same})
-        agent.load_state_dict(state["agent"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        global_step, episodes = state["global_step"], state["episodes"]
+        try:
+            agent.load_state_dict(state["agent"])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            global_step, episodes = state["global_step"], state["episodes"]
+        except (KeyError, RuntimeError, ValueError) as error:  # sizes that have changed since
+            reason = f"holds no agent for {args.env_id} as it is now"
+            raise InputError(f"--resume {args.resume}: {reason}") from error
     folder, writer = start_run(args)
     if args.capture_video:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
@@ -422,12 +427,20 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     return agent, episodes
 
 
+def ignore_interrupts() -> None:
+    """In a worker: an interrupt is for the parent to handle, which then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 if __name__ == "__main__":
     try:
         args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
         if args.resume:  # once more, now with the checkpoint's flags for those not given
             args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
+        if hasattr(os, "register_at_fork"):  # --vectorization async: workers leave Ctrl-C to it
+            os.register_at_fork(after_in_child=ignore_interrupts)
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -151,11 +151,13 @@ def test_statistics_are_saved_in_float64():
     assert torch.equal(twin.obs_statistics.mean, agent.obs_statistics.mean)
 
 
-def test_evaluation_changes_no_statistics(agent):
+def test_evaluation_changes_no_statistics():
+    agent = Agent(2, 2, SMALL)
+    agent.obs_statistics.update(np.random.default_rng(0).normal(3, 2, (50, 2)))
     before = [buffer.clone() for buffer in agent.buffers()]
     env = gym.wrappers.FlattenObservation(gym.make("ScriptedBox-v0"))
-    a2c.evaluate(Agent(2, 2, SMALL), env, 2)
-    agent.act(torch.randn(5, 3))
+    a2c.evaluate(agent, env, 2)
+    agent.act(torch.randn(5, 2))
     assert all(torch.equal(old, new) for old, new in zip(before, agent.buffers()))
 
 

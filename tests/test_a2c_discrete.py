@@ -1,5 +1,6 @@
 """a2c_discrete.py: its equations, its rollout, its update."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -206,26 +207,82 @@ def test_reset_rows_are_not_learned_from(optimizer, updates):
     assert distance(one, two) == 0.0
 
 
-def test_gradients_are_those_of_the_equations():
-    """One SGD step of size 1 shows the gradient: written out here a second time, for B rows."""
-    args = Args(num_envs=4, num_steps=6, norm_adv=False, max_grad_norm=np.inf, critic_updates=1)
+@pytest.mark.parametrize("updates", [1, 3])
+def test_gradients_are_those_of_the_equations(updates):
+    """SGD shows the gradients: written out here a second time, for B rows.
+
+    Each of the K steps has new targets, and the actor joins in the last, with its advantages.
+    """
+    args = Args(num_envs=4, num_steps=6, norm_adv=False, max_grad_norm=np.inf)
+    args = replace(args, critic_updates=updates)
     rollout = obs, actions, rewards, terminated, done, live = random_rollout(args)
     torch.manual_seed(0)
     agent = Agent(3, 3, args)
     twin = Agent(3, 3, args)
     twin.load_state_dict(agent.state_dict())
-    a2c.update(agent, torch.optim.SGD(agent.parameters(), lr=1.0), rollout, args)
+    losses = a2c.update(agent, torch.optim.SGD(agent.parameters(), lr=0.3), rollout, args)
 
-    v = twin.value(torch.from_numpy(obs)).detach().numpy()
-    advantages = torch.from_numpy(compute_gae(rewards, v, terminated, done, 0.99, 0.95)[live])
-    returns = advantages + torch.from_numpy(v[:-1][live])
     s, a = torch.from_numpy(obs[:-1][live]), torch.from_numpy(actions[live])
-    pi = torch.distributions.Categorical(logits=twin.actor(s))
-    loss = -(pi.log_prob(a) * advantages).mean() - args.ent_coef * pi.entropy().mean()
-    loss = loss + 0.5 * (twin.critic(s)[:, 0] - returns).pow(2).mean()
-    loss.backward()
-    for new, old in zip(agent.parameters(), twin.parameters()):
-        torch.testing.assert_close(new, old - old.grad, atol=1e-5, rtol=1e-4)
+    for k in range(updates):
+        v = twin.value(torch.from_numpy(obs)).detach().numpy()
+        advantages = torch.from_numpy(compute_gae(rewards, v, terminated, done, 0.99, 0.95)[live])
+        errors = twin.critic(s)[:, 0] - (advantages + torch.from_numpy(v[:-1][live]))
+        loss = value_loss = errors.pow(2).mean()
+        loss = 0.5 * loss
+        if k == updates - 1:
+            pi = torch.distributions.Categorical(logits=twin.actor(s))
+            policy_loss, entropy = -(pi.log_prob(a) * advantages).mean(), pi.entropy().mean()
+            loss = loss + policy_loss - args.ent_coef * entropy
+        twin.zero_grad()
+        loss.backward()
+        for weight in twin.parameters():
+            if weight.grad is not None:
+                weight.data -= 0.3 * weight.grad
+    for new, want in zip(agent.parameters(), twin.parameters()):
+        torch.testing.assert_close(new, want, atol=1e-5, rtol=1e-4)
+    returns = advantages + torch.from_numpy(v[:-1][live])
+    unexplained = errors.var(correction=0) / returns.var(correction=0)
+    want = {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "explained_variance": 1 - unexplained,
+        "grad_norm": torch.nn.utils.get_total_norm([w.grad for w in twin.parameters()]),
+    }
+    torch.testing.assert_close(losses, want, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_are_clipped_for_each_network():
+    args = Args(critic_updates=1, max_grad_norm=0.5)
+    obs, actions, rewards, terminated, done, live = random_rollout(args)
+    rollout, norms = (obs, actions, 1000 * rewards, terminated, done, live), {}
+    for limit in (0.5, np.inf):
+        torch.manual_seed(0)
+        agent = Agent(3, 3, replace(args, norm_adv=False))
+        before = copy.deepcopy(agent)
+        parts = (agent.actor, agent.critic)
+        groups = [{"params": list(part.parameters())} for part in parts]
+        optimizer = torch.optim.SGD(groups, lr=1.0)
+        changes = {"norm_adv": False, "max_grad_norm": limit}
+        norms[limit] = a2c.update(agent, optimizer, rollout, replace(args, **changes))["grad_norm"]
+        moves = [distance(*two) ** 0.5 for two in zip(parts, (before.actor, before.critic))]
+        if limit == 0.5:
+            assert moves == pytest.approx([0.5, 0.5], rel=1e-4)
+        else:
+            assert min(moves) > 5
+    assert norms[0.5] == norms[np.inf]  # what is logged is the norm before
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_in_every_update_the_actor_makes_one_step_and_the_critic_k(optimizer):
+    """Not even with a gradient of zeros does the actor move before its turn: it has momentum."""
+    args = Args(critic_updates=3, optimizer=optimizer)
+    agent = Agent(3, 3, args)
+    optimizer = a2c.make_optimizer(agent, args)
+    for seed in range(2):
+        a2c.update(agent, optimizer, random_rollout(args, seed), args)
+    for network, steps in ((agent.actor, 2), (agent.critic, 6)):
+        assert {int(optimizer.state[weight]["step"]) for weight in network.parameters()} == {steps}
 
 
 def test_critic_learns_and_the_actor_moves_once():
@@ -297,6 +354,21 @@ def test_advantage_scale(norm_adv):
     assert (distance(agents[0].actor, agents[1].actor) < 1e-6) == norm_adv
 
 
+def test_advantages_are_centred():
+    """In episodes of one step, with V = 0, a constant that is added to all rewards is nothing."""
+    args = Args(max_grad_norm=np.inf, ent_coef=0.0)
+    obs, actions, rewards, _, _, live = random_rollout(args)
+    over, agents = np.ones_like(live), []
+    for shift in (0.0, 5.0):
+        torch.manual_seed(0)
+        agent = Agent(3, 3, args)
+        agent.critic[-1].weight.data.zero_()
+        optimizer = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
+        a2c.update(agent, optimizer, (obs, actions, rewards + shift, over, over, over), args)
+        agents.append(agent)
+    assert distance(agents[0].actor, agents[1].actor) < 1e-8
+
+
 def test_batch_of_one_gives_no_nan():
     args = Args(num_envs=1, num_steps=2, critic_updates=1)
     obs, actions, rewards, terminated, done, live = random_rollout(args)
@@ -350,8 +422,9 @@ def test_rollout_of_scripted_episodes(tmp_path, monkeypatch, mode):
     assert [(r, length) for _, r, length in episodes[::2]] == [
         [(6.0, 3), (3.0, 2), (10.0, 4)][i % 3] for i in range(len(episodes) // 2)
     ]
-    assert episodes[-1][0] <= live.sum()
-    assert len(episodes) == done.sum()
+    # Reported at the step at which it ended, of those of all environments.
+    steps = live.sum(1).cumsum()
+    assert [step for step, _, _ in episodes] == [steps[t] for t, _ in np.argwhere(done)]
 
 
 def test_a_reward_for_a_reset_is_not_counted(tmp_path, monkeypatch):

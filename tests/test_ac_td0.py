@@ -180,11 +180,13 @@ def test_steps_of_scripted_episodes(steps_of):
 @pytest.mark.parametrize("kind", ["v", "q"])
 def test_the_policy_loss_that_is_logged_is_the_one_that_is_learned(steps_of, monkeypatch, kind):
     """I delta log pi(A|S), or I Q log pi(A|S), over the steps since the last report: here all."""
-    terms, logged = [], {}
+    terms, errors, values, logged = [], [], [], {}
 
     def spy(agent, optimizer, log_prob, step, gamma_t, args):
         delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
         terms.append(gamma_t * (delta if kind == "v" else value) * log_prob.item())
+        errors.append(delta)
+        values.append(value)
         return delta, value
 
     def log(self, tag, value, step):
@@ -198,6 +200,9 @@ def test_the_policy_loss_that_is_logged_is_the_one_that_is_learned(steps_of, mon
     steps, _ = steps_of(critic=kind, discount_policy_gradient=True)
     assert len(terms) == len(steps)
     assert logged["losses/policy_loss"].item() == pytest.approx(-np.mean(terms), rel=1e-5)
+    assert logged["losses/value_loss"].item() == pytest.approx(np.mean(np.square(errors)), rel=1e-5)
+    explained = 1 - np.var(errors) / np.var(np.add(values, errors))
+    assert logged["losses/explained_variance"].item() == pytest.approx(explained, abs=1e-4)
 
 
 def test_by_default_the_policy_gradient_is_not_discounted(steps_of):
@@ -210,6 +215,8 @@ def test_qac_takes_the_action_that_it_learned_with(steps_of):
     pairs = [(one, two) for one, two in zip(steps, steps[1:]) if two[0][1] > 0]
     assert len(pairs) > 50
     assert all(one[4] == two[1] for one, two in pairs)  # A' of one step is A of the next
+    pairs = [(one, two) for one, two in zip(steps, steps[1:]) if two[0][1] == 0]
+    assert any(one[4] != two[1] for one, two in pairs)  # but of an episode's first: drawn anew
     assert len({step[1] for step in steps}) == 3
 
 
@@ -239,14 +246,12 @@ def test_bad_input(cli, tmp_path, flags, words):
     assert_refused(cli(SCRIPT, *flags), tmp_path, words)
 
 
-def test_resume_with_a_new_rate(tmp_path, capsys):
-    """The optimizer's state brings its rates along; a flag that is given now wins."""
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_optimizer(tmp_path, capsys, optimizer):
     args = Args(env_id="Identity-v0", total_timesteps=50, eval_episodes=1, log_dir=str(tmp_path))
-    ac_td0.train(args)
-    path = checkpoint_of(capsys.readouterr().out)
-    ac_td0.train(replace(args, total_timesteps=100, actor_lr=0.5, resume=path))
-    state = torch.load(checkpoint_of(capsys.readouterr().out), weights_only=True)
-    assert [group["lr"] for group in state["optimizer"]["param_groups"]] == [0.5, args.critic_lr]
+    ac_td0.train(replace(args, optimizer=optimizer))
+    state = torch.load(checkpoint_of(capsys.readouterr().out), weights_only=True)["optimizer"]
+    assert any("exp_avg" in moments for moments in state["state"].values()) == (optimizer == "adam")
 
 
 def test_a_broken_actor_is_noticed(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests import toys
 from tests.conftest import ROOT, assert_refused, checkpoint_of, distance
 
 
@@ -40,6 +41,10 @@ class Case:
     @property
     def file(self):
         return f"{self.name}.py"
+
+    @property
+    def default_task(self):
+        return self.module.Args.env_id
 
     @property
     def flags(self):
@@ -203,6 +208,96 @@ def test_resume_continues_and_overwrites_nothing(case, cli):
     assert Path(path).read_bytes() == content
 
 
+def test_resume_with_a_new_rate(case, tmp_path, capsys):
+    """The optimizer's state brings its rates along; a flag that is given now wins."""
+    constant = {"anneal_lr": False} if "anneal_lr" in case.module.Args.__annotations__ else {}
+    args = case.args(tmp_path, total_timesteps=200, **constant)
+    case.module.train(args)
+    path = checkpoint_of(capsys.readouterr().out)
+    case.module.train(replace(args, total_timesteps=400, actor_lr=0.003, resume=path))
+    state = torch.load(checkpoint_of(capsys.readouterr().out), weights_only=True)
+    rates = [group["lr"] for group in state["optimizer"]["param_groups"]]
+    assert rates == [0.003, args.critic_lr] != [args.actor_lr, args.critic_lr]
+
+
+def test_each_network_has_its_own_rate(case, tmp_path):
+    agents = {}
+    for rates in ((0.0, 0.0), (0.0, 1e-3), (1e-3, 0.0)):
+        flags = {"actor_lr": rates[0], "critic_lr": rates[1], "total_timesteps": 200}
+        agents[rates], _ = case.module.train(case.args(tmp_path, **flags))
+    first = agents[0.0, 0.0]
+    for rates, agent in agents.items():
+        critics = [getattr(a, "critics", getattr(a, "critic", None)) for a in (agent, first)]
+        assert (distance(agent.actor, first.actor) > 0) == (rates[0] > 0)
+        assert (distance(*critics) > 0) == (rates[1] > 0)
+
+
+def test_seeds(case, tmp_path, monkeypatch, capsys):
+    """Only the first reset is seeded; neighbours share no seed, and a resumed run repeats none."""
+    seeds, states, original = [], [], toys.Identity.reset
+
+    def reset(self, *, seed=None, options=None):
+        seeds.append(seed)
+        states.append(torch.get_rng_state())
+        return original(self, seed=seed, options=options)
+
+    def run(**changes):
+        seeds.clear()
+        states.clear()
+        case.module.train(case.args(tmp_path, **{"total_timesteps": 400} | changes))
+        assert seeds.pop() == 0  # of the evaluation
+        path = checkpoint_of(capsys.readouterr().out)
+        assert len([seed for seed in seeds if seed is None]) > 2
+        return [seed for seed in seeds if seed is not None], path
+
+    monkeypatch.setattr(toys.Identity, "reset", reset)
+    one, path = run(seed=1)
+    two, _ = run(seed=2)
+    more, _ = run(seed=1, resume=path, total_timesteps=800)
+    # And the generator goes on from where it was.
+    assert torch.equal(states[0], torch.load(path, weights_only=True)["rng"])
+    assert [len(found) for found in (one, two, more)] == [case.small.get("num_envs", 1)] * 3
+    assert len({*one, *two, *more}) == 3 * len(one)
+
+
+def test_evaluation_is_greedy(case):
+    box = "Box" in case.toy
+    agent = case.module.Agent(2, 2 if box else 3, case.args("nowhere"))
+    for weight in agent.actor.parameters():
+        weight.data.zero_()
+    agent.actor[-1].bias.data = torch.tensor([0.5, -0.5] if box else [0.0, 0.5, 0.0])
+    env = gym.make("ScriptedBox-v0" if box else "Scripted-v0")
+    returns = case.module.evaluate(agent, gym.wrappers.FlattenObservation(env), 3)
+    assert returns == [6.0, 3.0, 10.0]
+    actions = env.unwrapped.actions
+    assert len(actions) == 9
+    assert all(np.array_equal(action, actions[0]) for action in actions)
+    assert box or actions[0] == 6  # the second of those that start with 5
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_activation(case, activation):
+    agent = case.module.Agent(2, 2, case.args("nowhere", activation=activation))
+    assert type(agent.actor[1]).__name__.lower() == activation
+
+
+def test_a_save_that_fails_spares_the_checkpoint(case, tmp_path, monkeypatch):
+    saves, original = [], torch.save
+
+    def save(state, path):
+        saves.append(path)
+        if len(saves) > 2:
+            Path(path).write_bytes(b"half of it")
+            raise OSError("disk full")
+        original(state, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="disk full"):
+        case.module.train(case.args(tmp_path, checkpoint_interval=0))
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    assert torch.load(path, weights_only=True)["global_step"] > 0
+
+
 def test_rates_fall_linearly_over_all_steps(case, tmp_path, monkeypatch, capsys):
     if "anneal_lr" not in case.args(tmp_path).__dataclass_fields__:
         pytest.skip("has no --anneal-lr")
@@ -339,6 +434,41 @@ def test_environments_in_processes_of_their_own_end_quietly(name, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+    done = subprocess.run([*command[:-1], "/dev/null"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)]
+)
+@pytest.mark.parametrize("name", ["a2c_discrete", "a2c_continuous", "reinforce_baseline"])
+def test_environments_in_processes_of_their_own_are_interrupted(name, tmp_path, number, send):
+    """By Ctrl-C in a terminal, which reaches the workers too, or by a signal to the script."""
+    flags = ["--vectorization", "async", "--num-envs", "2", *LONG, "--log-dir", tmp_path]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / f"{name}.py", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        for _ in range(600):
+            if list(tmp_path.glob("*/checkpoint.pt")):
+                break
+            time.sleep(0.1)
+        send(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    step = int(out.splitlines()[-1].removeprefix("stopped at step ").split(":")[0])
+    assert torch.load(path, weights_only=True)["global_step"] == step
 
 
 # Bad input: one line that names the flag, exit status 2, no traceback, nothing made
@@ -413,7 +543,14 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
     with pytest.raises(ValueError, match="activation None"):
         case.module.train(case.module.Args(resume=str(tmp_path / "older.pt")))
     assert len(outcome.err.strip().splitlines()) == 1
-    assert len(list(tmp_path.iterdir())) == folders + 3
+    damaged = {name: value for name, value in state.items() if name != "agent"}
+    sizes = state | {"agent": {name: w.unsqueeze(0) for name, w in state["agent"].items()}}
+    for content in (damaged, sizes):  # the environment may have changed, too
+        torch.save(content, tmp_path / "damaged.pt")
+        outcome = cli(case.file, "--resume", tmp_path / "damaged.pt")
+        assert (outcome.status, f"no agent for {case.default_task}" in outcome.err) == (2, True)
+        assert len(outcome.err.strip().splitlines()) == 1
+    assert len(list(tmp_path.iterdir())) == folders + 4
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,12 @@ def test_critic_moves_towards_a_target_of_the_targets():
     gradients = torch.autograd.grad(loss, source.critics.parameters())
     losses = ddpg.update(agent, target, optimizer_of(agent, 0.0, 0.1), batch, args, True, True)
     assert losses["value_loss"].item() == pytest.approx(loss.item())
+    q = source.q(obs, actions)[0]
+    assert losses["q_values"].item() == pytest.approx(q.mean().item())
+    explained = 1 - (y - q).var(correction=0) / y.var(correction=0)
+    assert losses["explained_variance"].item() == pytest.approx(explained.item())
+    saturated = (source.pi(obs).abs() > 0.99).double().mean().item()
+    assert losses["saturated_actions"].item() == pytest.approx(saturated)
     for new, old, g in zip(agent.critics.parameters(), source.critics.parameters(), gradients):
         torch.testing.assert_close(new, old - 0.1 * g)
     assert distance(agent.actor, source.actor) == 0.0
@@ -140,6 +146,31 @@ def test_critic_moves_towards_a_target_of_the_targets():
     # The actor saw the critic that had just moved.
     want = -agent.q(obs, source.pi(obs)).mean()
     assert losses["policy_loss"].item() == pytest.approx(want.item())
+
+
+def test_saturated_actions_are_those_at_the_bounds():
+    agent, batch, args = agent_and_batch()
+    for weight in agent.actor.parameters():
+        weight.data.zero_()
+    agent.actor[-1].bias.data = torch.tensor([9.0, 0.0], dtype=torch.float64)
+    target = copy.deepcopy(agent).requires_grad_(False)
+    losses = ddpg.update(agent, target, optimizer_of(agent, 0.0, 0.0), batch, args, True, True)
+    assert losses["saturated_actions"] == 0.5
+
+
+def test_the_last_layers_start_small():
+    agent = Agent(3, 2, Args(twin_critics=True))
+    for network in (agent.actor, *agent.critics):
+        for weight in network[-1].parameters():
+            assert 0 < weight.abs().max() <= 3e-3
+
+
+def test_both_of_twin_critics_learn(tmp_path):
+    args = replace(SMALL, env_id="IdentityBox-v0", total_timesteps=40, log_dir=str(tmp_path))
+    first, agent = (
+        ddpg.train(replace(args, twin_critics=True, critic_lr=rate))[0] for rate in (0.0, 1e-3)
+    )
+    assert all(distance(*two) > 0 for two in zip(first.critics, agent.critics, strict=True))
 
 
 def test_without_improve_the_actor_stands_still_and_the_targets_move():
@@ -153,12 +184,12 @@ def test_without_improve_the_actor_stands_still_and_the_targets_move():
 
 
 def test_of_twin_critics_the_smaller_counts():
-    agent, batch, args = agent_and_batch(twin_critics=True)
+    agent, batch, args = agent_and_batch(50, twin_critics=True)
     obs, actions, rewards, next_obs, terminated = batch
     target = copy.deepcopy(agent).requires_grad_(False)
     q = target.q(next_obs, target.pi(next_obs))
-    assert q.shape == (2, 5)
-    assert 0 < (q[0] < q[1]).sum() < 5  # now one is the smaller, now the other
+    assert q.shape == (2, 50)
+    assert 0 < (q[0] < q[1]).sum() < 50  # now one is the smaller, now the other
     y = rewards + args.gamma * (1 - terminated) * torch.minimum(*q)
     want = sum((y - q).pow(2).mean() for q in agent.q(obs, actions)).item()
     losses = ddpg.update(agent, target, optimizer_of(agent, 0.0, 0.0), batch, args, True, False)

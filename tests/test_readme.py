@@ -36,20 +36,21 @@ def interquartile_mean(numbers):
 
 
 def evaluation_rows():
-    """(script, environment, flags, interquartile mean, worst, seeds) of each row in the README."""
+    """(script, environment, flags, steps, interquartile mean, worst, seeds) of each row."""
     found = []
     for script, section in re.findall(r"^## (\w+)\.py\n(.*?)(?=^## )", README, re.M | re.S):
         for line in section.splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if len(cells) == 6 and re.fullmatch(r"\w+-v\d", cells[0]):
-                found.append((script, *cells[:2], *cells[3:]))
+                found.append((script, *cells))
     return found
 
 
 @pytest.mark.parametrize("row", evaluation_rows(), ids=lambda row: "-".join(row[:2]))
 def test_evaluation_tables(row):
-    script, env_id, _, mean, worst, seeds = row
+    script, env_id, _, steps, mean, worst, seeds = row
     rows = experiment(script, env_id)
+    assert f"({steps}, {seeds})" in cell(rows)
     returns = np.array([float(r["eval_mean"]) for r in rows])
     assert mean == f"{interquartile_mean(returns):.1f}"
     assert worst == f"{returns.min():.1f}"
@@ -73,6 +74,13 @@ def test_the_flags_are_those_of_the_settings():
     for script, env_id, flags, *_ in evaluation_rows():
         above = {"none": "", "the same": above}.get(flags, flags.strip("`"))
         assert settings[script, env_id] == above
+
+
+def test_the_results_were_made_with_the_settings():
+    with (ROOT / "benchmarks" / "settings.toml").open("rb") as file:
+        for e in tomllib.load(file)["experiment"]:
+            rows = experiment(e["script"], e["env"], e.get("variant", ""))
+            assert {row["flags"] for row in rows} <= {e.get("flags", "")}
 
 
 METHODS = {  # scripts, and the variant where there are some
@@ -392,8 +400,19 @@ def test_what_is_said_of_training_returns():
     bad, *good = (float(r["eval_mean"]) for r in experiment("ddpg", "MountainCarContinuous-v0"))
     words = f"no goal ({bad:.1f}); the others play {min(good):.0f} to {max(good):.0f}."
     assert words in WORDS
-    (hopper,) = last_100("ddpg", "Hopper-v5")
-    assert f"its last 100 training episodes average {hopper:.0f}. HalfCheetah" in WORDS
+    greedy = [f"{float(row['eval_mean']):.0f}" for row in experiment("ddpg", "Hopper-v5")]
+    last = last_100("ddpg", "Hopper-v5")
+    words = f"Its three seeds end at {', '.join(greedy[:2])} and {greedy[2]}, and their last 100"
+    words += f" training episodes average {min(last):.0f} to"
+    assert f"{words} {max(last):.0f};" in WORDS
+    with (RESULTS / "curves" / "ddpg-Hopper-v5.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sums, counts = np.zeros((2, 3, 100))
+    for row in rows:
+        index = int(row["seed"]), min(int(row["step"]) // 10_000, 99)
+        sums[index] += float(row["return"])
+        counts[index] += 1
+    assert f"in parts of 10,000 steps, is {(sums / counts).mean(0).max():.0f} at" in WORDS
     acrobot = last_100("reinforce_baseline", "Acrobot-v1")
     assert f"its last 100 training episodes average {min(acrobot):.0f}." in WORDS
     peers = experiment("peers", "Pendulum-v1", "a2c_continuous")

@@ -162,13 +162,72 @@ def test_policy_uses_the_baseline_from_before_its_training():
     few, many = (updated(Args(critic_updates=k), random_sessions())[0] for k in (1, 50))
     assert distance(few.actor, many.actor) == 0.0
     assert distance(few.critic, many.critic) > 0.0
-    args = Args(baseline="mean", mean_decay=0.5)
+    args = Args(baseline="mean", mean_decay=0.9)
     agent, logs = updated(args, random_sessions())
     _, without = updated(replace(args, baseline="none"), random_sessions())
     assert logs["policy_loss"] == without["policy_loss"]  # the average was still 0
     rewards, live = random_sessions()[2:4]
     mean = discounted_returns(rewards, args.gamma)[live].mean()
-    assert agent.mean_return.item() == pytest.approx(0.5 * mean, rel=1e-5)
+    assert agent.mean_return.item() == pytest.approx(0.1 * mean, rel=1e-5)
+
+
+def test_value_learns_the_returns():
+    """One step of SGD at rate 0.1, written out a second time."""
+    args = Args(critic_updates=1, max_grad_norm=np.inf, bootstrap=False)
+    obs, _, rewards, live, _, _ = sessions = random_sessions()
+    agent, logs = updated(args, sessions)
+    torch.manual_seed(0)
+    before = Agent(2, 2, args)
+    returns = torch.from_numpy(discounted_returns(rewards, args.gamma)[live])
+    values = before.value(torch.from_numpy(obs[live]))
+    loss = (returns - values).pow(2).mean()
+    for new, old, g in zip(
+        agent.critic.parameters(),
+        before.critic.parameters(),
+        torch.autograd.grad(loss, before.critic.parameters()),
+    ):
+        torch.testing.assert_close(new, old - 0.1 * g)
+    torch.testing.assert_close(logs["value_loss"], loss)
+    explained = 1 - (returns - values).var(correction=0) / returns.var(correction=0)
+    torch.testing.assert_close(logs["explained_variance"], explained)
+
+
+def test_in_every_update_the_policy_makes_one_step_and_the_value_k():
+    args = Args(critic_updates=3)
+    agent = Agent(2, 2, args)
+    groups = [{"params": list(part.parameters())} for part in (agent.actor, agent.critic)]
+    optimizer = torch.optim.Adam(groups)
+    for seed in range(2):
+        reinforce.update(agent, optimizer, random_sessions(seed), args, report=False)
+    for network, steps in ((agent.actor, 2), (agent.critic, 6)):
+        assert {int(optimizer.state[weight]["step"]) for weight in network.parameters()} == {steps}
+
+
+def test_gradients_are_clipped():
+    sessions = random_sessions()
+    sessions[2] *= 1000
+    torch.manual_seed(0)
+    before = Agent(2, 2, Args())
+    for limit in (0.5, np.inf):
+        agent, logs = updated(Args(critic_updates=1, max_grad_norm=limit), sessions)
+        assert logs["grad_norm"] > 5  # that of the policy's gradient before it is clipped
+        for new, old in ((agent.actor, before.actor), (agent.critic, before.critic)):
+            move = distance(new, old) ** 0.5 / 0.1  # the rate
+            assert move == pytest.approx(0.5, rel=1e-4) if limit == 0.5 else move > 5
+
+
+def test_entropy_bonus_makes_the_policy_less_decided():
+    args = Args(baseline="none", ent_coef=1.0)
+    sessions = random_sessions()
+    sessions[2] *= 0  # no rewards: the bonus is all that there is
+    agent = Agent(2, 2, args)
+    agent.actor[-1].weight.data.mul_(100)
+    optimizer = torch.optim.SGD(agent.actor.parameters(), lr=0.1)
+    one, two = (
+        reinforce.update(agent, optimizer, sessions, args, report=False)["entropy"]
+        for _ in range(2)
+    )
+    assert two > one + 1e-3
 
 
 def test_only_sessions_that_were_cut_off_are_bootstrapped(monkeypatch):
@@ -241,6 +300,19 @@ def test_whole_sessions_one_of_each_environment(tmp_path, monkeypatch):
         np.testing.assert_array_equal(fallen, ~cut)
     assert [length for _, _, length in episodes] == list(lengths)
     assert episodes[-1][0] == lengths.sum()
+
+
+def test_a_time_limit_is_told_from_an_end():
+    """Of Scripted's episodes the first is terminated, the second truncated, the third both."""
+    args = Args(env_id="Scripted-v0", num_envs=2)
+    envs, _ = reinforce.make_envs(args)
+    agent = Agent(2, 3, args)
+    for episode, (length, by_time) in enumerate([(3, False), (2, True), (4, False)]):
+        _, _, rewards, live, last_obs, cut = reinforce.play(agent, envs)
+        assert cut.tolist() == [by_time] * 2
+        assert last_obs.tolist() == [[episode, length]] * 2
+        assert live.sum(0).tolist() == [length] * 2
+        np.testing.assert_array_equal(rewards[:, 0], np.arange(1, length + 1))
 
 
 # Learning
