@@ -402,7 +402,9 @@ def test_what_is_said_of_training_returns():
     assert words in WORDS
     greedy = [f"{float(row['eval_mean']):.0f}" for row in experiment("ddpg", "Hopper-v5")]
     last = last_100("ddpg", "Hopper-v5")
-    words = f"Its three seeds end at {', '.join(greedy[:2])} and {greedy[2]}, and their last 100"
+    words = (
+        f"Hopper's three seeds end at {', '.join(greedy[:2])} and {greedy[2]}, and their last 100"
+    )
     words += f" training episodes average {min(last):.0f} to"
     assert f"{words} {max(last):.0f};" in WORDS
     with (RESULTS / "curves" / "ddpg-Hopper-v5.csv").open() as file:
