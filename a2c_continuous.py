@@ -490,7 +490,7 @@ if __name__ == "__main__":
         if args.resume:  # once more, now with the checkpoint's flags for those not given
             args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
-        if hasattr(os, "register_at_fork"):  # --vectorization async: workers leave Ctrl-C to it
+        if hasattr(os, "register_at_fork"):  # not on Windows; for --vectorization async
             os.register_at_fork(after_in_child=ignore_interrupts)
         train(args)
     except (InputError, FloatingPointError) as error:
