@@ -480,8 +480,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         writer.close()
         env.close()
     print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
-    if not optimizer.state:
-        print(f"nothing learned: the first update needs --learning-starts {args.learning_starts}")
+    if len(buffer) < args.learning_starts:
+        print(f"nothing learned: {len(buffer)} steps of --learning-starts {args.learning_starts}")
     if solved():
         print(f"target return {args.target_return} reached at step {global_step}")
     save()

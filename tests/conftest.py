@@ -7,6 +7,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 
@@ -44,6 +45,17 @@ def cli(monkeypatch, capsys, tmp_path):
         return Outcome(status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Register a toy environment with other keywords, for one test."""
+
+    def register(name, entry_point, **kwargs):
+        spec = gym.envs.registration.EnvSpec(name, entry_point, kwargs=kwargs)
+        monkeypatch.setitem(gym.registry, name, spec)
+
+    return register
 
 
 def checkpoint_of(out):

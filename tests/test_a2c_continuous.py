@@ -172,8 +172,9 @@ def scripted(tmp_path, monkeypatch):
         rollouts = []
 
         def spy(agent, optimizer, rollout, args):
-            count = agent.obs_statistics.count.item() if args.norm_obs else 0
-            rollouts.append([*(array.copy() for array in rollout), count])
+            of_obs = agent.obs_statistics.count.item() if args.norm_obs else 0
+            counts = (of_obs, agent.return_statistics.count.item())
+            rollouts.append([*(array.copy() for array in rollout), counts])
             return original(agent, optimizer, rollout, args)
 
         original = a2c.update
@@ -194,10 +195,13 @@ def test_observation_statistics_leave_out_the_resets(scripted):
 
 
 def test_policy_that_learns_is_the_one_that_acted(scripted):
-    """The statistics move between the update and the next rollout, not in between."""
+    """Its observations' statistics move after the update; the returns' before, for no policy
+    depends on them, and so the first rewards are scaled, too."""
     _, _, rollouts = scripted()
     seen = np.cumsum([0] + [rollout[5].sum() for rollout in rollouts])
-    assert [rollout[-1] for rollout in rollouts] == list(seen[:-1])
+    of_obs, of_returns = zip(*(rollout[-1] for rollout in rollouts))
+    assert list(of_obs) == list(seen[:-1])
+    assert list(of_returns) == list(seen[1:])
 
 
 def test_return_statistics_and_reported_returns(scripted):

@@ -396,13 +396,11 @@ def test_runs_alone_in_an_empty_folder(case, tmp_path):
 
 
 @pytest.mark.parametrize("space", ["discrete", "multidiscrete", "dict", "box", "number"])
-def test_observations_are_flattened(case, tmp_path, space):
-    kwargs = gym.spec(case.toy).kwargs | {"space": space}
-    gym.register("IdentityOf-v0", "tests.toys:Identity", kwargs=kwargs)
+def test_observations_are_flattened(case, tmp_path, register, space):
+    register("IdentityOf-v0", "tests.toys:Identity", **gym.spec(case.toy).kwargs, space=space)
     agent, _ = case.module.train(case.args(tmp_path, env_id="IdentityOf-v0", total_timesteps=100))
     size = {"discrete": 3, "multidiscrete": 5, "dict": 5, "box": 3, "number": 1}[space]
     assert agent.actor[0].in_features == size
-    gym.registry.pop("IdentityOf-v0")
 
 
 @pytest.mark.filterwarnings("ignore:.*render_modes")
@@ -556,13 +554,12 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
 @pytest.mark.parametrize(
     ("where", "value"), [("reward", np.nan), ("reward", -np.inf), ("obs", np.nan), ("obs", np.inf)]
 )
-def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, where, value):
+def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, register, where, value):
     kwargs = gym.spec(case.toy).kwargs | {"where": where, "value": value}
-    gym.register("Poison-v0", "tests.toys:Poisoned", kwargs=kwargs)
+    register("Poison-v0", "tests.toys:Poisoned", **kwargs)
     flags = [*case.flags, "--env-id", "Poison-v0", "--checkpoint-interval", 0]
     with np.errstate(invalid="ignore"):
         outcome = cli(case.file, *flags)
-    gym.registry.pop("Poison-v0")
     assert outcome.status == 2
     assert "Traceback" not in outcome.err
     message = outcome.err.strip().splitlines()[-1]

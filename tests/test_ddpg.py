@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ddpg
 from ddpg import Agent, Args, ReplayBuffer, actor_loss, critic_loss, polyak_update, td_target
@@ -207,6 +208,22 @@ def test_overestimation_by_hand(monkeypatch):
     assert got == pytest.approx((4 + 5) / 2 - (2 + 2) / 2)
     got = ddpg.overestimation(agent, episode, np.array([6.0]), False, 0.5)
     assert got == pytest.approx((4 + 5) / 2 - (4.5 + 7) / 2)
+
+
+def test_overestimation_is_logged_as_it_was_found(recorded, monkeypatch, tmp_path):
+    """Of each episode that ended after the first update, and averaged over those of a point."""
+    found = []
+
+    def constant(agent, episode, *rest):
+        found.append(len(episode))
+        return 5.0
+
+    monkeypatch.setattr(ddpg, "overestimation", constant)
+    _, _, episodes = recorded()
+    assert found == [length for step, _, length in episodes if step > 20]
+    (run,) = tmp_path.iterdir()
+    events = EventAccumulator(str(run)).Reload()
+    assert {event.value for event in events.Scalars("losses/overestimation")} == {5.0}
 
 
 # The replay buffer
@@ -433,13 +450,13 @@ def test_resume_with_the_buffer_and_without(recorded, capsys):
 
 
 def test_resume_before_the_first_update_goes_on_at_random(recorded, capsys):
-    word = "nothing learned: the first update needs --learning-starts 20\n"
+    word = "nothing learned: 10 steps of --learning-starts 20\n"
     recorded(total_timesteps=10)
     out = capsys.readouterr().out
     assert word in out
     path = checkpoint_of(out)
     rows, updates, _ = recorded(resume=path, total_timesteps=60)
-    assert word not in capsys.readouterr().out
+    assert "nothing learned" not in capsys.readouterr().out
     assert updates[0][0] == 20
     warm_up = np.abs([action for _, action, *_ in rows[:20]])
     assert 0.2 < (warm_up > 0.5).mean() < 0.8
@@ -449,6 +466,7 @@ def test_resume_before_the_first_update_goes_on_at_random(recorded, capsys):
     flags = {"learning_starts": 200, "total_timesteps": 120, "exploration_noise": 0.0}
     rows, updates, _ = recorded(resume=path, **flags)
     assert updates == []
+    assert "nothing learned: 30 steps of --learning-starts 200\n" in capsys.readouterr().out
     agent = Agent(2, 2, SMALL)
     agent.load_state_dict(torch.load(path, weights_only=True)["agent"])
     for obs, action, *_ in rows:
