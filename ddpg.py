@@ -88,8 +88,9 @@ class Args:
         low = {"seed": 0, "target_return": -np.inf}
         high = {"seed": 2**64 - 1, "gamma": 1, "tau": 1}
         for name, value in asdict(self).items():
-            if isinstance(value, np.generic):  # a checkpoint is read with plain numbers only
-                object.__setattr__(self, name, value := value.item())
+            if isinstance(value, np.generic | list):  # a checkpoint has plain numbers and tuples
+                value = tuple(value) if isinstance(value, list) else value.item()
+                object.__setattr__(self, name, value)
             counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
             least, most = low.get(name, int(counts)), high.get(name, np.inf)
             for x in value if isinstance(value, tuple) else (value,):

@@ -425,6 +425,15 @@ def test_numpy_numbers_become_plain_ones(case, tmp_path, capsys):
         case.module.Args(seed=np.int64(-1))
 
 
+def test_a_list_of_sizes_becomes_a_tuple(case, tmp_path, capsys):
+    """Else the run could not be resumed, as the command line gives a tuple; nor is it checked."""
+    case.module.train(case.args(tmp_path, total_timesteps=100, hidden_sizes=[8, 8]))
+    path = checkpoint_of(capsys.readouterr().out)
+    assert case.module.load(path, hidden_sizes=(8, 8))["args"]["hidden_sizes"] == (8, 8)
+    with pytest.raises(ValueError, match="--hidden-sizes must lie in"):
+        case.module.Args(hidden_sizes=[8, 0])
+
+
 @pytest.mark.parametrize("name", ["a2c_discrete", "a2c_continuous", "reinforce_baseline"])
 def test_environments_in_processes_of_their_own_end_quietly(name, tmp_path):
     flags = "--vectorization async --num-envs 2 --total-timesteps 100 --eval-episodes 1"
