@@ -66,7 +66,7 @@ class Args:
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     save_buffer: bool = False  # save the transitions, too; else a resumed run collects them anew
-    resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
+    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
     # Environment
     env_id: str = "Pendulum-v1"  # a Gymnasium id: bounded Box actions, no image, episodes that end
     # Algorithm
@@ -334,10 +334,10 @@ def update(
 
 @torch.no_grad()
 def overestimation(agent: Agent, episode: list, last_obs, terminated: bool, gamma: float) -> float:
-    """Mean of Q(s_t, a_t) - G_t over an episode of (obs, action, reward): predicted less actual.
+    """Mean of Q(s_t, a_t) - G_t over an episode of (obs, action, reward): expected less actual.
 
-    After a time limit Q(s', pi(s')) stands in for the rest. Q predicts the return without noise,
-    which is mostly higher than G_t, whose actions had it.
+    Q is that at the end of the episode. After a time limit Q(s', pi(s')) stands in for the rest. Q
+    is about the return without noise, which is mostly higher than G_t, whose actions had it.
     """
     device = next(agent.parameters()).device
     obs, actions, rewards = (np.array(column, np.float32) for column in zip(*episode))
@@ -481,7 +481,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         writer.close()
         env.close()
     print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
-    if len(buffer) < args.learning_starts:
+    if start_step < global_step and len(buffer) < args.learning_starts:
         print(f"nothing learned: {len(buffer)} steps of --learning-starts {args.learning_starts}")
     if solved():
         print(f"target return {args.target_return} reached at step {global_step}")

@@ -61,7 +61,7 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # go on from this checkpoint.pt; its flags become the defaults
+    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
     # Environment
     env_id: str = "CartPole-v1"  # a Gymnasium id: Discrete actions, no image, episodes that end
     num_envs: int = 16  # N, sessions played side by side between two updates
@@ -374,9 +374,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         while not finished:
             # COLLECT N whole sessions.
             remaining = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
-            sessions = obs, _, rewards, live, _, _ = play(agent, envs)
+            sessions = obs, _, rewards, live, last_obs, _ = play(agent, envs)
             global_step += int(live.sum())
-            if not np.isfinite(obs[live]).all():
+            if not (np.isfinite(obs[live]).all() and np.isfinite(last_obs).all()):
                 raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
             for session_return, length in zip(rewards.sum(0), live.sum(0)):
                 episodes.append((global_step, float(session_return), int(length)))

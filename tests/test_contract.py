@@ -561,7 +561,14 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("where", "value"), [("reward", np.nan), ("reward", -np.inf), ("obs", np.nan), ("obs", np.inf)]
+    ("where", "value"),
+    [
+        ("reward", np.nan),
+        ("reward", -np.inf),
+        ("obs", np.nan),
+        ("obs", np.inf),
+        ("last obs", np.nan),
+    ],
 )
 def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, register, where, value):
     kwargs = gym.spec(case.toy).kwargs | {"where": where, "value": value}
@@ -573,7 +580,8 @@ def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, regist
     assert "Traceback" not in outcome.err
     message = outcome.err.strip().splitlines()[-1]
     step = int(message.removeprefix("error: step ").split(":")[0])
-    envs, when = case.small.get("num_envs", 1), 25 + 12  # of the steps of each environment
+    assert where == "reward" or "observation" in message or "transition" in message
+    envs, when = case.small.get("num_envs", 1), 25 + (25 if where == "last obs" else 12)
     assert envs * when <= step <= envs * (when + case.steps)
     (path,) = tmp_path.glob("*/checkpoint.pt")
     state = torch.load(path, weights_only=True)

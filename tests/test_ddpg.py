@@ -458,6 +458,8 @@ def test_resume_before_the_first_update_goes_on_at_random(recorded, capsys):
     rows, updates, _ = recorded(resume=path, total_timesteps=60)
     assert "nothing learned" not in capsys.readouterr().out
     assert updates[0][0] == 20
+    recorded(resume=path, total_timesteps=10)  # only to evaluate it
+    assert "nothing learned" not in capsys.readouterr().out
     warm_up = np.abs([action for _, action, *_ in rows[:20]])
     assert 0.2 < (warm_up > 0.5).mean() < 0.8
     # One that has learned does not go back to random actions, however long the refill takes.

@@ -80,7 +80,10 @@ class Identity(gym.Env):
 
 
 class Poisoned(Identity):
-    """An Identity whose reward or observation is not finite at step 12 of the second episode."""
+    """An Identity whose second episode has a number that is not finite.
+
+    The reward of its step 12, the observation after it, or the one after the last step.
+    """
 
     def __init__(self, where="reward", value=np.nan, box=False):
         super().__init__("box", box=box)
@@ -88,9 +91,9 @@ class Poisoned(Identity):
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
-        if self.finished == 1 and self.t == 12:
+        if self.finished == 1 and self.t == (25 if self.where == "last obs" else 12):
             reward = self.value if self.where == "reward" else reward
-            obs = obs * self.value if self.where == "obs" else obs
+            obs = obs if self.where == "reward" else obs * self.value
         self.finished += truncated
         return obs, reward, terminated, truncated, info
 
