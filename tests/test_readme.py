@@ -20,7 +20,7 @@ with (RESULTS / "summary.csv").open() as file:
 
 
 def rows_of(path):
-    return [row for row in csv.DictReader(path.open()) if row["who"] not in PEERS]
+    return [row for row in csv.DictReader(path.open()) if row.get("who") not in PEERS]
 
 
 def experiment(script, env_id, variant=""):
@@ -369,6 +369,41 @@ def test_td0_words():
         ratios = [float(row["ratio"]) for row in csv.DictReader(file)]
     assert f"has {np.median(ratios):.0f} times the variance" in WORDS
     assert f"from {min(ratios):.0f} to {max(ratios):.0f});" in WORDS
+
+
+def test_what_was_tried_on_lunar_lander_continuous():
+    def part(rows, flags=None):
+        """Means of the points from 80k to 95k steps of each seed."""
+        found = {}
+        for row in rows:
+            if 80_000 < int(row["step"]) <= 95_000 and flags == row.get("flags"):
+                found.setdefault(row["seed"], []).append(float(row["return"]))
+        return [np.mean(returns) for _, returns in sorted(found.items())]
+
+    used = experiment("ddpg", LUNAR_CONTINUOUS)
+    (row,) = rows_of(RESULTS / "ddpg-tried.csv")
+    added = row["flags"].removeprefix(used[0]["flags"]).strip()
+    ends = [float(r["eval_mean"]) for r in (row, used[int(row["seed"])])]
+    assert f"`{added}` seed {row['seed']} ends at {ends[0]:.0f}, not {ends[1]:.0f}." in WORDS
+    ours = part(rows_of(RESULTS / "curves" / f"ddpg-{LUNAR_CONTINUOUS}.csv"))
+    assert len(ours) == 5
+    assert f"five seeds above ({min(ours):.0f} to {max(ours):.0f}):" in WORDS
+    tried = rows_of(RESULTS / "ddpg-tried-curves.csv")
+    kinds = [used[0]["flags"].replace("--gamma 0.98 ", "")]
+    kinds += [f"{used[0]['flags']} {flags}" for flags in ("--twin-critics", "--actor-lr 1e-4")]
+    gamma, twin, rate = (part(tried, flags)[0] for flags in kinds)
+    _, second = part(tried, row["flags"])
+    words = (
+        f"with these rates ({second:.0f}), and seed 0 with the default gamma ({gamma:.0f}), with "
+    )
+    words += f"`--twin-critics` ({twin:.0f}) and with `--actor-lr 1e-4` ({rate:.0f})."
+    assert words in WORDS
+    assert max(second, gamma, twin, rate) < min(ours)
+    last = {(r["flags"], r["seed"]): int(r["step"]) / 1000 for r in tried}
+    first, *_, latest, whole = sorted(last.values())
+    assert len(last) == 5
+    assert whole > 299
+    assert f"Four runs were stopped after {first:.0f}k to {latest:.0f}k steps" in WORDS
 
 
 def test_race():
