@@ -406,6 +406,21 @@ def test_what_was_tried_on_lunar_lander_continuous():
     assert f"Four runs were stopped after {first:.0f}k to {latest:.0f}k steps" in WORDS
 
 
+def test_small_layers_on_pendulum():
+    rows = rows_of(RESULTS / "ddpg-small.csv")
+    assert {row["flags"] for row in rows} == {"--hidden-sizes 64 64"}
+    assert len({row["seed"] for row in rows}) == len(rows) == 10
+    returns = np.array([float(row["eval_mean"]) for row in rows])
+    words = (
+        f"ten seeds evaluate at {interquartile_mean(returns):.1f}, the worst at {min(returns):.1f}"
+    )
+    small, default = (
+        " to ".join(f"{f(float(row['seconds']) for row in rows):.0f}" for f in (min, max))
+        for rows in (rows, experiment("ddpg", "Pendulum-v1"))
+    )
+    assert f"{words}, and a run took {small} seconds; with the default {default}," in WORDS
+
+
 def test_race():
     for column, unit, form in (("seconds", 1, "{:.1f}"), ("steps", 1000, "{:.0f}k")):
         ours, peers = np.array(columns("a2c_discrete-race", column)) / unit
