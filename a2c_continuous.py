@@ -1,8 +1,8 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
 The algorithm is that of a2c_discrete.py: "just plug in a different formula for pi(a|s)" (YSDA's
-Practical RL, week 6). Here it is a Gaussian whose mean is a network's output and whose deviation is
-exp(log sigma), a free weight for each dimension i, the same in all states. (PI is the number.)
+Practical RL, week 6). Here it is a Gaussian: its mean is a network's output, its standard deviation
+exp(log sigma) a free weight for each dimension i, the same in all states. (PI is the number.)
 
     pi(a|s)  = N(a; mu(s), diag sigma^2)                       the bounds of each action: -1 and 1
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]
@@ -15,13 +15,14 @@ exp(log sigma), a free weight for each dimension i, the same in all states. (PI 
 
 What practice adds is care for scale. Actions: a sample beyond the bounds is clipped for the
 environment only; log pi is that of the sample, not of its copy. Observations: shifted and scaled to
-mean 0 and deviation 1. Rewards: divided by the deviation of R_t = r_t+1 + gamma R_t-1, with their
+mean 0 and standard deviation 1. Rewards: divided by that of R_t = r_t+1 + gamma R_t-1, with their
 mean kept. These statistics run along with training and stand still in evaluation; what lies beyond
-10 deviations is clipped. All else is as in a2c_discrete.py: T steps of N environments, then K steps
-of the critic with new targets in each, and in the last of them the one of the actor; w_old are the
-weights before the first. lambda = 0 is the one-step TD error; with lambda = 1, G_t is the n-step
-return. A_t is brought to mean 0 and deviation 1; gradients are clipped; RMSprop is PyTorch's, with
-epsilon outside the root; the gamma^t of Sutton and Barto's box is dropped.
+10 deviations is clipped. log sigma is kept within -5 and 2. All else is as in a2c_discrete.py: T
+steps of N environments, then K steps of the critic with new targets in each, and in the last of
+them the one of the actor; w_old are the weights before the first. lambda = 0 is the one-step TD
+error; with lambda = 1, G_t is the n-step return. A_t is brought to mean 0 and standard deviation 1;
+gradients are clipped; RMSprop is PyTorch's, with epsilon outside the root; the gamma^t of Sutton
+and Barto's box is dropped.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two and ends with a line like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -63,15 +64,15 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
+    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
     # Environment
     env_id: str = "Pendulum-v1"  # any Gymnasium id with bounded Box actions, no image observation
     num_envs: int = 16  # N; the more, the less the batch depends on one episode
     vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
-    norm_obs: bool = True  # shift and scale observations to mean 0 and deviation 1
-    norm_reward: bool = True  # divide rewards by the deviation of the discounted return
+    norm_obs: bool = True  # shift and scale observations to mean 0, standard deviation 1
+    norm_reward: bool = True  # divide rewards by the standard deviation of the discounted return
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment per update; from 2, as one may be a reset
+    num_steps: int = 16  # T, steps of each environment per update; 2 or more: one may be a reset
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # rmsprop is the A3C paper's
@@ -80,14 +81,14 @@ class Args:
     anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
     critic_updates: int = 10  # K, gradient steps of the critic for one of the actor
     critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
-    proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
+    proximal_coef: float = 0.0  # kappa, weight of |w - w_old|^2; acts only if critic_updates > 1
     vf_coef: float = 0.5  # weight of the critic's loss; matters most beside kappa or if shared_body
     ent_coef: float = 0.0  # beta, weight of the entropy: keeps the policy from deciding too early
-    norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
+    norm_adv: bool = True  # advantages to mean 0, standard deviation 1: ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
-    log_std_init: float = -0.5  # log sigma at first; at 0 a third of the samples is out of bounds
+    log_std_init: float = -0.5  # log sigma at first; at 0 a third of the samples are out of bounds
     shared_body: bool = False  # one body with two heads, trained by the joint loss
 
     def __post_init__(self) -> None:
@@ -468,9 +469,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         writer.close()
         envs.close()
-    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
+    seconds = f"{time.time() - start_time:.2f} s"
+    print(f"trained: {global_step - start_step} steps in {seconds}")
     if solved():
-        print(f"target return {args.target_return} reached at step {global_step}")
+        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -15,11 +15,12 @@ of the rollout, then the bootstrap. The K steps are the inner loop of SLM-Lab's 
 Critic", each with new targets; w_old are the weights before the first, so that kappa acts from the
 second on. K = 1 is the textbook's case: one estimate, used by both. With K > 1, V is fitted to the
 rollout before the actor uses it, and a little of each action's own luck is in its baseline: a small
-bias is the price of a critic that keeps up. Differences from the sources: the environments run in
-step, not in A3C's threads; actor and critic share no weights, unless --shared-body; A_t is brought
-to mean 0 and deviation 1; gradients are clipped; the optimizer is Adam, or RMSprop as PyTorch has
-it, with epsilon outside the root; practice drops the gamma^t of Sutton and Barto's box, with which
-the late steps of an episode count for less.
+bias is the price of a critic that keeps up. Differences from the sources: A_t is that of before the
+last of the K steps, not after it; the environments run in step, not in A3C's threads; actor and
+critic share no weights, unless --shared-body; A_t is brought to mean 0 and standard deviation 1;
+gradients are clipped; the optimizer is Adam, or RMSprop as PyTorch has it, with epsilon outside the
+root; practice drops the gamma^t of Sutton and Barto's box, with which the late steps of an episode
+count for less.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -61,14 +62,14 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
+    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
     # Environment
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     num_envs: int = 32  # N; the more, the less the batch depends on one episode
     vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment per update; from 2, as one may be a reset
+    num_steps: int = 16  # T, steps of each environment per update; 2 or more: one may be a reset
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
     optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the A3C paper's
@@ -77,10 +78,10 @@ class Args:
     anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
     critic_updates: int = 3  # K, gradient steps of the critic for one of the actor
     critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
-    proximal_coef: float = 0.0  # kappa; acts only if critic_updates > 1
+    proximal_coef: float = 0.0  # kappa, weight of |w - w_old|^2; acts only if critic_updates > 1
     vf_coef: float = 0.5  # weight of the critic's loss; matters most beside kappa or if shared_body
     ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
-    norm_adv: bool = True  # advantages to mean 0 and deviation 1: ent_coef suits any reward
+    norm_adv: bool = True  # advantages to mean 0, standard deviation 1: ent_coef suits any reward
     max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
@@ -186,7 +187,7 @@ class InputError(ValueError):
 
 
 class DomainRandomization(gym.Wrapper):
-    """LunarLander, new physics at each reset: Gaussian about the defaults, cut; a coin for wind."""
+    """LunarLander, new physics at each reset: clipped Gaussians about the defaults; maybe wind."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
@@ -431,9 +432,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         writer.close()
         envs.close()
-    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
+    seconds = f"{time.time() - start_time:.2f} s"
+    print(f"trained: {global_step - start_step} steps in {seconds}")
     if solved():
-        print(f"target return {args.target_return} reached at step {global_step}")
+        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

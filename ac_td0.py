@@ -9,8 +9,8 @@
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
-    --critic v    the box; delta is a one-sample estimate of the advantage, exact on average if V is
-    --critic q    Q actor-critic (QAC): A', the next action, is drawn before the update;
+    --critic v    the box; delta estimates the advantage from one sample, without bias if V is exact
+    --critic q    Q actor-critic (QAC; Yoon 2019): A', the next action, is drawn before the update;
                   delta <- R + gamma Q(S', A', w) - Q(S, A, w), and in the actor's update Q(S, A, w)
                   takes the place of delta
 
@@ -58,7 +58,7 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
+    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
     # Environment
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     # Algorithm
@@ -253,6 +253,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
 
     def save() -> None:
+        if not all(weight.isfinite().all() for weight in agent.parameters()):  # the last step's
+            raise FloatingPointError(f"step {global_step}: NaN or inf in weights")
         state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
         state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
@@ -343,9 +345,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         writer.close()
         env.close()
-    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
+    seconds = f"{time.time() - start_time:.2f} s"
+    print(f"trained: {global_step - start_step} steps in {seconds}")
     if solved():
-        print(f"target return {args.target_return} reached at step {global_step}")
+        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

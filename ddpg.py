@@ -57,7 +57,7 @@ from tqdm import tqdm
 class Args:
     # Run
     seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 10_000  # environment steps; after learning_starts, an update each
+    total_timesteps: int = 10_000  # environment steps; from learning_starts on, an update each
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: int = 1  # for networks this small, more threads are slower
     log_dir: str = "runs"  # every run makes a new folder in it
@@ -66,14 +66,14 @@ class Args:
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     save_buffer: bool = False  # save the transitions, too; else a resumed run collects them anew
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
+    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
     # Environment
     env_id: str = "Pendulum-v1"  # a Gymnasium id: bounded Box actions, no image, episodes that end
     # Algorithm
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     buffer_size: int = 1_000_000  # transitions kept; the oldest go first
     batch_size: int = 64  # B, transitions for one update; 256 where there is time
-    learning_starts: int = 1_000  # transitions before the first update, of random actions
+    learning_starts: int = 1_000  # transitions, of random actions, before the first update
     actor_lr: float = 1e-3  # learning rate of the actor (Adam)
     critic_lr: float = 1e-3  # learning rate of the critic (Adam)
     tau: float = 0.005  # share of the new weights that enters the targets in each update
@@ -480,11 +480,12 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         writer.close()
         env.close()
-    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
+    seconds = f"{time.time() - start_time:.2f} s"
+    print(f"trained: {global_step - start_step} steps in {seconds}")
     if start_step < global_step and len(buffer) < args.learning_starts:
         print(f"nothing learned: {len(buffer)} steps of --learning-starts {args.learning_starts}")
     if solved():
-        print(f"target return {args.target_return} reached at step {global_step}")
+        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -11,11 +11,11 @@ likely, or less, by how much better than a baseline b(s) the rest of its session
     --baseline mean     b = moving average of the G_t of earlier sessions
     --baseline value    b = V(s_t), learned (section 13.4)
 
-Whatever the baseline, as long as it does not depend on the action the expected gradient stays the
-same, and only its variance changes (TensorBoard: losses/policy_gradient_variance, of the gradient
-before it is clipped). So V is trained after it was used: fitted to these very returns first, it
-would depend on the actions behind them. It is a baseline and no critic, although its flags are
-called so as in the other scripts: it never stands in for rewards, nothing is bootstrapped. The one
+As long as the baseline does not depend on the action, the expected gradient stays the same and only
+its variance changes (TensorBoard: losses/policy_gradient_variance, of the gradient before it is
+clipped). So V is trained only after it has been used: fitted to these very returns first, it would
+depend on the actions behind them. It is a baseline and no critic, although its flags are named as
+in the other scripts: it never stands in for rewards, nothing is bootstrapped. The one
 exception is a session that a time limit ended, whose lost rest V can estimate (--bootstrap).
 
 The gamma^t in Sutton and Barto's box, with which the late steps of a session count for less, is
@@ -61,14 +61,14 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
+    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
     # Environment
     env_id: str = "CartPole-v1"  # a Gymnasium id: Discrete actions, no image, episodes that end
     num_envs: int = 16  # N, sessions played side by side between two updates
     vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     # Algorithm
-    baseline: Literal["none", "mean", "value"] = "value"  # b(s), see above
-    bootstrap: bool = True  # add gamma V(s) where a time limit ended a session; only with V
+    baseline: Literal["none", "mean", "value"] = "value"  # b: 0, a moving average of returns, V(s)
+    bootstrap: bool = True  # for value: add gamma V(s) where a time limit ended a session
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book's box
     gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
     mean_decay: float = 0.9  # what each update keeps of the moving average; it starts at 0
@@ -76,7 +76,7 @@ class Args:
     critic_lr: float = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
     critic_updates: int = 10  # K, gradient steps of the value baseline for one of the policy
-    ent_coef: float = 0.0  # weight of the entropy in the loss, summed over a session as the rest
+    ent_coef: float = 0.0  # weight of the entropy in the loss, summed over a session like the rest
     max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
     hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
@@ -417,9 +417,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         bar.close()
         writer.close()
         envs.close()
-    print(f"trained: {global_step - start_step} steps in {time.time() - start_time:.2f} s")
+    seconds = f"{time.time() - start_time:.2f} s"
+    print(f"trained: {global_step - start_step} steps in {seconds}")
     if solved():
-        print(f"target return {args.target_return} reached at step {global_step}")
+        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
     save()
     returns = evaluate(agent, eval_env, args.eval_episodes)
     eval_env.close()

@@ -141,11 +141,13 @@ def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
     writer = SummaryWriter(Path(args.log_dir, name))
     record, start = Record(writer, args.target_return), time.time()
     model.learn(args.total_timesteps or steps, callback=record)
-    print(f"trained: {model.num_timesteps} steps in {time.time() - start:.2f} s")
+    seconds = f"{time.time() - start:.2f} s"
+    print(f"trained: {model.num_timesteps} steps in {seconds}")
     record.log()
     writer.close()
     if record.solved():
-        print(f"target return {args.target_return} reached at step {model.num_timesteps}")
+        step = f"step {model.num_timesteps} after {seconds}"
+        print(f"target return {args.target_return} reached at {step}")
     fresh = make_vec_env(args.env_id)
     if normalize:
         fresh = VecNormalize(fresh, training=False, norm_reward=False)

@@ -186,6 +186,37 @@ def scripted(tmp_path, monkeypatch):
     return run
 
 
+def test_rollout_of_scripted_episodes(scripted):
+    """Ends of all kinds, at the edge of a rollout too; the reset rows; what is counted.
+
+    Lengths 3, 2, 4, ..., each with a reset row after it; kinds t, u, b.
+    """
+    _, episodes, rollouts = scripted()
+    obs = np.concatenate([rollout[0][:-1] for rollout in rollouts])
+    successors = np.concatenate([rollout[0][1:] for rollout in rollouts])
+    rewards, terminated, done, live = (
+        np.concatenate([rollout[i] for rollout in rollouts]) for i in range(2, 6)
+    )
+    rows = []  # observation, reward, terminated, done, live
+    for episode in range(len(obs)):
+        length, end = (3, 2, 4)[episode % 3], "tub"[episode % 3]
+        for t in range(length):
+            last = t == length - 1
+            rows.append(((episode, t), t + 1, last and end in "tb", last, True))
+        rows.append(((episode, length), 0, False, False, False))
+    columns = [np.array(column[: len(obs)]) for column in zip(*rows)]
+    for n in range(2):
+        found = obs[:, n], rewards[:, n], terminated[:, n], done[:, n], live[:, n]
+        for column, want in zip(found, columns, strict=True):
+            np.testing.assert_array_equal(column, want)
+        # The successor is the true one wherever there is a transition.
+        np.testing.assert_array_equal(successors[live[:, n], n], (obs[:, n] + [0, 1])[live[:, n]])
+    assert done[6::7].any(), "no episode ended at the edge of a rollout"
+    # Reported at the step at which it ended, of those of all environments.
+    steps = live.sum(1).cumsum()
+    assert [step for step, _, _ in episodes] == [steps[t] for t, _ in np.argwhere(done)]
+
+
 def test_observation_statistics_leave_out_the_resets(scripted):
     agent, _, rollouts = scripted()
     rows = np.concatenate([obs[:-1][live] for obs, _, _, _, _, live, _ in rollouts]).astype(float)

@@ -213,11 +213,12 @@ def test_gradients_are_those_of_the_equations(updates):
 
     Each of the K steps has new targets, and the actor joins in the last, with its advantages.
     """
-    args = Args(num_envs=4, num_steps=6, norm_adv=False, max_grad_norm=np.inf)
+    args = Args(num_envs=4, num_steps=6, norm_adv=False, max_grad_norm=np.inf, ent_coef=1.0)
     args = replace(args, critic_updates=updates)
     rollout = obs, actions, rewards, terminated, done, live = random_rollout(args)
     torch.manual_seed(0)
     agent = Agent(3, 3, args)
+    agent.actor[-1].weight.data.mul_(100)  # far from uniform, where the entropy has no slope
     twin = Agent(3, 3, args)
     twin.load_state_dict(agent.state_dict())
     losses = a2c.update(agent, torch.optim.SGD(agent.parameters(), lr=0.3), rollout, args)

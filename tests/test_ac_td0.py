@@ -265,3 +265,14 @@ def test_a_broken_actor_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(Agent, "__init__", break_actor)
     with pytest.raises(FloatingPointError, match="step 1: "):
         ac_td0.train(Args(env_id="Identity-v0", total_timesteps=50, log_dir=str(tmp_path)))
+
+
+def test_weights_that_overflow_are_not_saved(tmp_path):
+    """The TD error is that of before the step: it does not yet tell that the step was too large."""
+    rates = {"optimizer": "sgd", "actor_lr": 1.0, "critic_lr": 1.0, "activation": "relu"}
+    args = Args(total_timesteps=600, checkpoint_interval=0, log_dir=str(tmp_path), **rates)
+    with pytest.raises(FloatingPointError, match="NaN or inf in weights"):
+        ac_td0.train(args)
+    (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
+    state = torch.load(checkpoint, weights_only=True)
+    assert all(weight.isfinite().all() for weight in state["agent"].values())

@@ -1,6 +1,7 @@
 """What all scripts promise alike: flags, output, checkpoints, resuming, errors."""
 
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from tests import toys
 from tests.conftest import ROOT, assert_refused, checkpoint_of, distance
@@ -141,7 +143,8 @@ def test_output_and_tensorboard(case, cli):
     assert f"/{case.toy}__{case.name}__3__" in folder
     assert lines[1].startswith("to watch it: tensorboard --logdir ")
     assert re.fullmatch(r"trained: \d+ steps in \d+\.\d\d s", lines[-3])
-    assert re.fullmatch(rf"target return {case.target} reached at step \d+", lines[-2])
+    pattern = rf"target return {case.target} reached at step (\d+) after \d+\.\d\d s"
+    reached = re.fullmatch(pattern, lines[-2])
     assert lines[-1].startswith("evaluation: return ")
     assert lines[-1].endswith(" over 2 episodes")
     assert "step" in outcome.err  # the progress bar
@@ -152,9 +155,30 @@ def test_output_and_tensorboard(case, cli):
     want |= {"charts/SPS", "charts/episodic_return", "charts/episodic_length"}
     assert want <= set(events.Tags()["scalars"])
     last = events.Scalars("charts/episodic_return")[-1]  # four points a second, and one at the end
-    assert last.step == int(lines[-2].split()[-1])
+    assert last.step == int(reached[1])
     assert {e.value for e in events.Scalars("charts/episodic_length")} == {25.0}
     assert "hyperparameters/text_summary" in events.Tags()["tensors"]
+
+
+def test_logged_return_is_the_mean_since_the_last_point(case, tmp_path, monkeypatch):
+    points, calls = [], itertools.count()
+
+    def spy(writer, tag, value, step):
+        if tag == "charts/episodic_return":
+            points.append((step, float(value)))
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", spy)
+    # A clock that gives each point several episodes, on slow machines too.
+    monkeypatch.setattr(time, "time", lambda: 0.002 * next(calls))
+    _, episodes = case.module.train(case.args(tmp_path, total_timesteps=1000))
+    start = 0
+    for step, value in points:
+        new = [r for at, r, _ in episodes if start < at <= step]
+        assert value == pytest.approx(np.mean(new))
+        start = step
+    assert [at for at, _, _ in episodes if at > start] == []
+    assert len(episodes) > 30
+    assert len({r for _, r, _ in episodes}) > 1  # else any of them would do
 
 
 def test_target_return_stops_at_the_mean_of_100(case, tmp_path, capsys):
