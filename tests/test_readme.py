@@ -372,11 +372,11 @@ def test_td0_words():
 
 
 def test_what_was_tried_on_lunar_lander_continuous():
-    def part(rows, flags=None):
-        """Means of the points from 80k to 95k steps of each seed."""
+    def part(rows, flags=None, start=80_000, end=95_000):
+        """Means of the points between these steps, of each seed."""
         found = {}
         for row in rows:
-            if 80_000 < int(row["step"]) <= 95_000 and flags == row.get("flags"):
+            if start < int(row["step"]) <= end and flags == row.get("flags"):
                 found.setdefault(row["seed"], []).append(float(row["return"]))
         return [np.mean(returns) for _, returns in sorted(found.items())]
 
@@ -389,6 +389,19 @@ def test_what_was_tried_on_lunar_lander_continuous():
     assert len(ours) == 5
     assert f"five seeds above ({min(ours):.0f} to {max(ours):.0f}):" in WORDS
     tried = rows_of(RESULTS / "ddpg-tried-curves.csv")
+    zoo = "--hidden-sizes 400 300 --batch-size 100 --buffer-size 200000"
+    assert f"`{zoo}`" in WORDS
+    zoo = used[0]["flags"].replace("--batch-size 128", zoo)
+    (ahead,) = part(tried, zoo)
+    assert f"seed 0 was ahead there ({ahead:.0f})" in WORDS
+    (later,) = part(tried, zoo, 100_000, 140_000)
+    five = part(
+        rows_of(RESULTS / "curves" / f"ddpg-{LUNAR_CONTINUOUS}.csv"), None, 100_000, 140_000
+    )
+    words = f"{later:.0f} between steps 100k and 140k, where the five average {min(five):.0f} to"
+    assert f"{words} {max(five):.0f}, and was stopped" in WORDS
+    assert later < min(five)
+    tried = [row for row in tried if row["flags"] != zoo]
     kinds = [used[0]["flags"].replace("--gamma 0.98 ", "")]
     kinds += [f"{used[0]['flags']} {flags}" for flags in ("--twin-critics", "--actor-lr 1e-4")]
     gamma, twin, rate = (part(tried, flags)[0] for flags in kinds)
