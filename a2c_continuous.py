@@ -64,7 +64,7 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
+    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
     # Environment
     env_id: str = "Pendulum-v1"  # any Gymnasium id with bounded Box actions, no image observation
     num_envs: int = 16  # N; the more, the less the batch depends on one episode

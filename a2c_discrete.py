@@ -62,7 +62,7 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
+    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
     # Environment
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     num_envs: int = 32  # N; the more, the less the batch depends on one episode

@@ -58,7 +58,7 @@ class Args:
     capture_video: bool = False  # film the evaluation
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
+    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
     # Environment
     env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     # Algorithm
@@ -253,7 +253,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
 
     def save() -> None:
-        if not all(weight.isfinite().all() for weight in agent.parameters()):  # the last step's
+        if not all(weight.isfinite().all() for weight in agent.parameters()):  # too large a step
             raise FloatingPointError(f"step {global_step}: NaN or inf in weights")
         state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
         state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}

@@ -66,7 +66,7 @@ class Args:
     target_return: float = np.inf  # stop once the last 100 episodes average this or more
     checkpoint_interval: float = 60.0  # seconds between two checkpoints
     save_buffer: bool = False  # save the transitions, too; else a resumed run collects them anew
-    resume: str | None = None  # a checkpoint.pt to continue; flags not given are those it has
+    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
     # Environment
     env_id: str = "Pendulum-v1"  # a Gymnasium id: bounded Box actions, no image, episodes that end
     # Algorithm
