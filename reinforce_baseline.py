@@ -225,7 +225,7 @@ def load(path: str, **expected) -> dict:
 
 def start_run(args: Args) -> tuple[Path, SummaryWriter]:
     """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
-    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.2f}"
+    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.6f}"
     folder = Path(args.log_dir, name.replace("/", "_").replace(":", "_"))
     try:
         folder.mkdir(parents=True)

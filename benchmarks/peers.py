@@ -137,7 +137,7 @@ def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
         }
     kind = {"a2c": A2C, "ddpg": DDPG}[args.algorithm]
     model = kind("MlpPolicy", env, seed=args.seed, device="cpu", **settings)
-    name = f"{args.env_id}__{args.algorithm}__{args.seed}__{time.time():.2f}"
+    name = f"{args.env_id}__{args.algorithm}__{args.seed}__{time.time():.6f}"
     writer = SummaryWriter(Path(args.log_dir, name))
     record, start = Record(writer, args.target_return), time.time()
     model.learn(args.total_timesteps or steps, callback=record)

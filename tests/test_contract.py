@@ -208,6 +208,13 @@ def test_checkpoint_gives_the_same_actions(case, tmp_path, capsys):
     assert distance(loaded, agent) == 0.0
 
 
+def test_runs_that_follow_at_once_have_folders_of_their_own(case, tmp_path):
+    runs = [case.module.start_run(case.args(tmp_path)) for _ in range(5)]
+    for _, writer in runs:
+        writer.close()
+    assert len({folder for folder, _ in runs}) == 5
+
+
 def test_resume_continues_and_overwrites_nothing(case, cli):
     first = cli(case.file, *case.flags, "--total-timesteps", 1000, "--actor-lr", 0.003)
     path = checkpoint_of(first.out)
