@@ -410,8 +410,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     except KeyboardInterrupt:
         save()
         bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
-        if args.vectorization == "async":  # workers that the signal reached too may never answer
-            envs.close(terminate=True)
+        if args.vectorization == "async":  # half an answer may be in a pipe: no more talk with them
+            for worker in envs.unwrapped.processes:
+                worker.terminate()
+            envs.unwrapped.closed = True
         raise
     finally:
         bar.close()

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import multiprocessing
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import gymnasium as gym
@@ -368,6 +370,14 @@ def test_video(case, cli, tmp_path):
 LONG = ["--total-timesteps", "100000000", "--checkpoint-interval", "0.05"]
 
 
+def wait_for_checkpoint(process, folder):
+    deadline = time.time() + 300
+    while not list(folder.glob("*/checkpoint.pt")):
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
 @pytest.fixture
 def process(case, tmp_path):
     """A run of the script that has saved its first checkpoint; it does not outlive the test."""
@@ -380,12 +390,7 @@ def process(case, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        for _ in range(600):
-            if list(tmp_path.glob("*/checkpoint.pt")):
-                break
-            time.sleep(0.1)
-        else:
-            raise AssertionError("no checkpoint within a minute")
+        wait_for_checkpoint(process, tmp_path)
         yield process
     finally:
         process.kill()
@@ -409,7 +414,7 @@ def test_kill_leaves_a_checkpoint_to_go_on_from(case, process, tmp_path, cli):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_saves(process, tmp_path, number):
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 130
     step = int(out.splitlines()[-1].removeprefix("stopped at step ").split(":")[0])
     (path,) = tmp_path.glob("*/checkpoint.pt")
@@ -493,12 +498,9 @@ def test_environments_in_processes_of_their_own_are_interrupted(name, tmp_path, 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        for _ in range(600):
-            if list(tmp_path.glob("*/checkpoint.pt")):
-                break
-            time.sleep(0.1)
+        wait_for_checkpoint(process, tmp_path)
         send(process.pid, number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
         process.wait()
@@ -507,6 +509,34 @@ def test_environments_in_processes_of_their_own_are_interrupted(name, tmp_path, 
     (path,) = tmp_path.glob("*/checkpoint.pt")
     step = int(out.splitlines()[-1].removeprefix("stopped at step ").split(":")[0])
     assert torch.load(path, weights_only=True)["global_step"] == step
+
+
+@pytest.mark.parametrize("name", ["a2c_discrete", "a2c_continuous", "reinforce_baseline"])
+def test_interrupt_in_the_middle_of_an_answer(name, tmp_path, monkeypatch, capsys):
+    """Of a worker's answer, and the 4 bytes before it that tell its length, only those are read."""
+    script, pipes = importlib.import_module(name), []
+    pid, receive = os.getpid(), Connection._recv
+
+    def interrupted(self, size, *rest):
+        answer = receive(self, size, *rest)
+        if os.getpid() == pid and size == 4:
+            pipes.append(self)
+        if len(pipes) > 50 and self is pipes[0]:
+            pipes.clear()
+            time.sleep(0.5)  # by then the other worker has answered, too
+            raise KeyboardInterrupt
+        return answer
+
+    args = script.Args(num_envs=2, vectorization="async", log_dir=str(tmp_path))
+    monkeypatch.setattr(Connection, "_recv", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        script.train(args)
+    assert "stopped at step" in capsys.readouterr().out
+    assert list(tmp_path.glob("*/checkpoint.pt"))
+    deadline = time.time() + 30
+    while multiprocessing.active_children() and time.time() < deadline:
+        time.sleep(0.1)
+    assert not multiprocessing.active_children()
 
 
 # Bad input: one line that names the flag, exit status 2, no traceback, nothing made
@@ -599,6 +629,7 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
         ("obs", np.nan),
         ("obs", np.inf),
         ("last obs", np.nan),
+        ("first obs", np.nan),
     ],
 )
 def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, register, where, value):
@@ -612,7 +643,7 @@ def test_nan_stops_the_run_and_spares_the_checkpoint(case, cli, tmp_path, regist
     message = outcome.err.strip().splitlines()[-1]
     step = int(message.removeprefix("error: step ").split(":")[0])
     assert where == "reward" or "observation" in message or "transition" in message
-    envs, when = case.small.get("num_envs", 1), 25 + (25 if where == "last obs" else 12)
+    envs, when = case.small.get("num_envs", 1), 25 + {"last obs": 25, "first obs": 0}.get(where, 12)
     assert envs * when <= step <= envs * (when + case.steps)
     (path,) = tmp_path.glob("*/checkpoint.pt")
     state = torch.load(path, weights_only=True)
