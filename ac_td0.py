@@ -299,7 +299,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             log_prob = log_pi[action]
             delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
             if not np.isfinite(delta * log_prob.item()):
-                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or weights")
+                where = "reward, first observation or weights"
+                raise FloatingPointError(f"step {global_step}: NaN or inf in {where}")
             window.append((log_pi.detach(), log_prob.item(), delta, value, gamma_t))
             gamma_t *= args.gamma if args.discount_policy_gradient else 1.0
             obs = next_obs

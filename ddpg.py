@@ -78,7 +78,7 @@ class Args:
     critic_lr: float = 1e-3  # learning rate of the critic (Adam)
     tau: float = 0.005  # share of the new weights that enters the targets in each update
     noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
-    exploration_noise: float = 0.1  # standard deviation of what each step adds, in half-ranges
+    exploration_noise: float = 0.1  # standard deviation (of ou: of its steps), in half-ranges
     policy_frequency: int = 1  # updates of the critic for one of the actor; TD3 has 2
     twin_critics: bool = False  # learn from the smaller of two values, against overestimation
     hidden_sizes: tuple[int, ...] = (256, 256)  # units of each hidden layer
@@ -151,7 +151,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         self.noise, self.exploration_noise = torch.zeros(act_size), args.exploration_noise
-        # Ornstein-Uhlenbeck noise keeps 85 % of what it was, the paper's theta being 0.15.
+        # Ornstein-Uhlenbeck noise keeps 85 % of what it was: theta is the paper's 0.15, dt is 1.
         self.noise_kept = 0.85 if args.noise == "ou" else 0.0
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         sizes = (obs_size + act_size, *args.hidden_sizes, 1)
@@ -187,7 +187,8 @@ class ReplayBuffer:
     def __init__(self, capacity: int, obs_size: int, act_size: int, device="cpu") -> None:
         self.sizes = (obs_size, act_size, 1, obs_size, 1)
         try:
-            self.rows = torch.empty(capacity, sum(self.sizes), device=device)
+            # Not torch.empty, which would take the memory page by page in the hours to come.
+            self.rows = torch.zeros(capacity, sum(self.sizes), device=device)
         except (RuntimeError, TypeError) as error:
             gib = capacity * sum(self.sizes) * 4 / 2**30
             raise InputError(f"--buffer-size {capacity}: {gib:,.1f} GiB are too many") from error
@@ -426,6 +427,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             else:
                 action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device))
                 action = action.cpu().numpy()
+                if not np.isfinite(action).all():
+                    where = "first observation or weights"
+                    raise FloatingPointError(f"step {global_step + 1}: NaN or inf in {where}")
             next_obs, reward, terminated, truncated, _ = env.step(rescale(action, env.action_space))
             global_step, episode_over = global_step + 1, terminated or truncated
             if not buffer.add(obs, action, reward, next_obs, terminated):
@@ -443,7 +447,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             finished = global_step >= args.total_timesteps or (episode_over and solved())
             now = time.time()
             save_due = now >= save_time + args.checkpoint_interval
-            # A point in time with both losses, unless it is the last one.
+            # Only where both networks are updated, or at the end.
             report = finished or (improve and (save_due or now >= log_time + 0.25))
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
@@ -462,11 +466,11 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                     num_logged = len(episodes)
                     means = np.mean(new, axis=0)
                     _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
-                    if overestimated:
-                        scalars["losses/overestimation"] = np.mean(overestimated)
-                        overestimated.clear()
                     last_100 = np.mean(episodes[-100:], axis=0)[1]
                     bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
+                if overestimated:
+                    scalars["losses/overestimation"] = np.mean(overestimated)
+                    overestimated.clear()
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
                 if save_due:  # only where the gradients, if any, were found to be finite

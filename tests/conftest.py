@@ -20,8 +20,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def as_it_was():
-    """What a script sets for the whole process is set back after each test."""
+    """What a script sets for the whole process is set back after each test; chance begins anew."""
     handler = signal.getsignal(signal.SIGTERM)
+    torch.manual_seed(0)
     yield
     signal.signal(signal.SIGTERM, handler)
     torch.set_flush_denormal(False)

@@ -90,7 +90,6 @@ def test_actor_moves_along_finite_differences_of_q():
         for new, old in zip(agent.actor.parameters(), before.actor.parameters())
     ]
     torch.testing.assert_close(torch.cat(moved), torch.tensor(want, dtype=torch.float64))
-    assert distance(agent.critics, before.critics) == 0.0
 
 
 def test_deterministic_policy_gradient_of_a_linear_quadratic_regulator(monkeypatch):
@@ -141,12 +140,14 @@ def test_critic_moves_towards_a_target_of_the_targets():
     assert losses["saturated_actions"].item() == pytest.approx(saturated)
     for new, old, g in zip(agent.critics.parameters(), source.critics.parameters(), gradients):
         torch.testing.assert_close(new, old - 0.1 * g)
-    assert distance(agent.actor, source.actor) == 0.0
     for t, t0, s in zip(target.parameters(), first.parameters(), agent.parameters()):
         torch.testing.assert_close(t, 0.25 * s + 0.75 * t0)
     # The actor saw the critic that had just moved.
     want = -agent.q(obs, source.pi(obs)).mean()
     assert losses["policy_loss"].item() == pytest.approx(want.item())
+    gradients += torch.autograd.grad(want, source.actor.parameters())
+    norm = sum(g.pow(2).sum() for g in gradients).sqrt()
+    assert losses["grad_norm"].item() == pytest.approx(norm.item())
 
 
 def test_saturated_actions_are_those_at_the_bounds():
@@ -476,17 +477,42 @@ def test_resume_before_the_first_update_goes_on_at_random(recorded, capsys):
         assert action.tolist() == want.tolist()
 
 
-def test_a_broken_actor_is_noticed(tmp_path, monkeypatch):
-    """An actor of NaN is found in the first step that it moves."""
+def nan_gradient(q):
+    """0, with NaN as its gradient."""
+    return (q.sum() * 0).sqrt()
 
-    def break_actor(self, *args):
-        original(self, *args)
-        self.actor[-1].bias.data.fill_(np.nan)
 
-    original = Agent.__init__
-    monkeypatch.setattr(Agent, "__init__", break_actor)
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("critic_loss", lambda q, y: q.sum() * np.nan),
+        ("actor_loss", lambda q: q.sum() * np.nan),
+        ("critic_loss", lambda q, y: nan_gradient(q)),
+        ("actor_loss", nan_gradient),
+    ],
+)
+def test_a_broken_loss_or_gradient_is_noticed(tmp_path, monkeypatch, name, loss):
+    """In the update where it happens, and nothing of it is saved."""
+    monkeypatch.setattr(ddpg, name, loss)
     args = replace(SMALL, env_id="IdentityBox-v0", total_timesteps=50, log_dir=str(tmp_path))
-    with pytest.raises(FloatingPointError, match="step 20: "):
+    with pytest.raises(FloatingPointError, match="step 20: NaN or inf in loss or gradient"):
+        ddpg.train(replace(args, checkpoint_interval=0))
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    assert state["global_step"] == 19
+    assert all(w.isfinite().all() for w in state["agent"].values())
+
+
+def test_broken_weights_are_noticed_before_they_act(tmp_path, monkeypatch):
+    def break_actor(agent, *rest):
+        losses = update(agent, *rest)
+        agent.actor[-1].bias.data.fill_(np.nan)
+        return losses
+
+    update = ddpg.update
+    monkeypatch.setattr(ddpg, "update", break_actor)
+    args = replace(SMALL, env_id="IdentityBox-v0", total_timesteps=50, log_dir=str(tmp_path))
+    with pytest.raises(FloatingPointError, match="step 21: NaN or inf in first"):
         ddpg.train(args)
 
 

@@ -82,16 +82,23 @@ class Identity(gym.Env):
 class Poisoned(Identity):
     """An Identity whose second episode has a number that is not finite.
 
-    The reward of its step 12, the observation after it, or the one after the last step.
+    The reward of its step 12, the observation after it, the one after the last step, or the first.
     """
 
     def __init__(self, where="reward", value=np.nan, box=False):
         super().__init__("box", box=box)
         self.where, self.value, self.finished = where, value, 0
 
+    def reset(self, **kwargs):
+        obs, info = super().reset(**kwargs)
+        if self.finished == 1 and self.where == "first obs":
+            obs = obs * self.value
+        return obs, info
+
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
-        if self.finished == 1 and self.t == (25 if self.where == "last obs" else 12):
+        when = {"last obs": 25, "first obs": 0}.get(self.where, 12)
+        if self.finished == 1 and self.t == when:
             reward = self.value if self.where == "reward" else reward
             obs = obs if self.where == "reward" else obs * self.value
         self.finished += truncated
