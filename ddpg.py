@@ -26,7 +26,7 @@ normalisation, no weight decay, other sizes and rates (--hidden-sizes 400 300 --
 --policy-frequency 2, an actor that moves at every second update only (in TD3 so do the targets),
 and --twin-critics, two critics that learn from the smaller one of their target values.
 
-    python ddpg.py           learns Pendulum-v1 in a minute or two and ends with a line like
+    python ddpg.py           learns Pendulum-v1 in about a minute and ends with a line like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
     python ddpg.py --help    lists the flags
 """

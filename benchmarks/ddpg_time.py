@@ -1,0 +1,109 @@
+"""Where the time of an update of ddpg.py goes, in milliseconds.
+
+    taskset -c 0 python benchmarks/ddpg_time.py OUT.csv
+
+An update of both networks with Hopper's sizes, layers of 256 and a batch of 256, on random
+transitions. Most of the work is in matrix products, and most of that in the ten of 256 x 256 by
+256 x 256. Those, and the smaller ones, are made alone, in turns with the updates; in the update
+itself its optimizer, the move of the targets and the sampling are timed where they stand.
+
+Columns, means over the updates of a round: the whole update, sampling included; the ten products;
+the smaller ones; Adam's steps with zero_grad; the targets' move; the sampling.
+"""
+
+import argparse
+import copy
+import csv
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import ddpg
+
+OBS_SIZE, ACT_SIZE, UNITS = 11, 3, 256
+COLUMNS = ["update", "large_products", "small_products", "adam", "targets", "sampling"]
+
+
+class Products(TorchDispatchMode):
+    """Keeps the two factors of each matrix product that is made under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.factors.append(args[-2:])
+        return func(*args, **(kwargs or {}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--updates", type=int, default=100, help="in a round")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    args = ddpg.Args(batch_size=UNITS, hidden_sizes=(UNITS, UNITS))
+    agent = ddpg.Agent(OBS_SIZE, ACT_SIZE, args)
+    target = copy.deepcopy(agent).requires_grad_(False)
+    groups = [{"params": net.parameters()} for net in (agent.actor, agent.critics)]
+    optimizer = torch.optim.Adam(groups, lr=args.actor_lr, fused=True)
+    buffer = ddpg.ReplayBuffer(args.buffer_size, OBS_SIZE, ACT_SIZE)
+    rows = torch.randn_like(buffer.rows)
+    rows[:, -1] = 0  # none is terminal
+    buffer.fill(rows)
+    spent = dict.fromkeys(COLUMNS, 0.0)
+
+    def timed(name, function):
+        def run(*arguments):
+            start = time.perf_counter()
+            result = function(*arguments)
+            spent[name] += time.perf_counter() - start
+            return result
+
+        return run
+
+    def update() -> None:
+        batch = buffer.sample(UNITS)
+        ddpg.update(agent, target, optimizer, batch, args, True, False)
+
+    @torch.no_grad()
+    def multiply(pairs) -> None:
+        for x, y in pairs:
+            x @ y
+
+    with Products() as made:
+        update()
+    large = [(x, y) for x, y in made.factors if {*x.shape, *y.shape} == {UNITS}]
+    small = [(x, y) for x, y in made.factors if {*x.shape, *y.shape} != {UNITS}]
+    print(f"{len(large)} large products and {len(small)} smaller ones")
+    update = timed("update", update)
+    ddpg.polyak_update = timed("targets", ddpg.polyak_update)
+    optimizer.step = timed("adam", optimizer.step)
+    optimizer.zero_grad = timed("adam", optimizer.zero_grad)
+    buffer.sample = timed("sampling", buffer.sample)
+    with options.out.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["round", *COLUMNS])
+        for i in range(-1, options.rounds):  # round -1 is to warm up
+            spent.update(dict.fromkeys(COLUMNS, 0.0))
+            for _ in range(options.updates):
+                update()
+                timed("large_products", multiply)(large)
+                timed("small_products", multiply)(small)
+            row = 1000 * np.array([spent[name] for name in COLUMNS]) / options.updates
+            if i >= 0:
+                writer.writerow([i, *(f"{ms:.3f}" for ms in row)])
+                print(i, *(f"{name} {ms:.2f}" for name, ms in zip(COLUMNS, row)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
