@@ -483,11 +483,12 @@ def test_environments_in_processes_of_their_own_end_quietly(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)]
+    ("number", "send"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg), (signal.SIGTERM, os.kill)],
 )
 @pytest.mark.parametrize("name", ["a2c_discrete", "a2c_continuous", "reinforce_baseline"])
 def test_environments_in_processes_of_their_own_are_interrupted(name, tmp_path, number, send):
-    """By Ctrl-C in a terminal, which reaches the workers too, or by a signal to the script."""
+    """By Ctrl-C in a terminal or a scheduler's SIGTERM, which reach the workers too, or alone."""
     flags = ["--vectorization", "async", "--num-envs", "2", *LONG, "--log-dir", tmp_path]
     process = subprocess.Popen(
         [sys.executable, ROOT / f"{name}.py", *flags],
