@@ -202,7 +202,8 @@ def test_of_twin_critics_the_smaller_counts():
 
 def test_overestimation_by_hand(monkeypatch):
     agent = Agent(1, 1, SMALL)
-    monkeypatch.setattr(Agent, "q", lambda self, obs, actions: 4 + obs.T)  # Q(s, a) = 4 + s
+    # Q(s, a) = 4 + s; the other twin has more.
+    monkeypatch.setattr(Agent, "q", lambda self, obs, actions: torch.cat((5 + obs.T, 4 + obs.T)))
     episode = [(np.array([0.0]), np.zeros(1), 1.0), (np.array([1.0]), np.zeros(1), 2.0)]
     # Returns 1 + 0.5 * 2 and 2; with the time limit 2 + 0.5 (4 + 6) and half of it more.
     got = ddpg.overestimation(agent, episode, np.array([6.0]), True, 0.5)
@@ -256,6 +257,11 @@ def test_buffer_overwrites_the_oldest():
     assert buffer.oldest_first()[:, 0].tolist() == [8, 9, 10, 11, 12]
     assert filled(5, 3).oldest_first()[:, 0].tolist() == [0, 1, 2]
     assert filled(5, 5).oldest_first()[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_memory_is_stated_at_the_start(recorded, capsys):
+    recorded(buffer_size=2**20)  # of 2 + 2 + 1 + 2 + 1 numbers each, 4 bytes the number
+    assert "\nreplay buffer: 1,048,576 transitions, 0.03 GiB\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("capacity", [3, 5, 8])
