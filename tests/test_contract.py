@@ -31,7 +31,9 @@ class Case:
 
     name: str
     toy: str  # an Identity environment with actions of its kind
-    target: float  # a training return that it reaches on the toy, and an untrained one does not
+    # A training return that it reaches on the toy, in 5,500 steps at most (seeds 0 to 9), and an
+    # untrained one does not.
+    target: float
     small: dict  # flags for a short run
     steps: int  # of each environment between two updates in this run
     other_task: str  # an environment like the default one, for the refusal of its checkpoint
