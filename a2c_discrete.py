@@ -1,44 +1,46 @@
 """Advantage actor-critic (A2C) for discrete actions.
 
-N parallel environments are played for T steps with the policy pi(a|s, theta). Then the critic
-V(s, w) makes K gradient steps towards the returns; in the last of them the actor makes its one step
-towards the actions that did better than V expected. The rollout is thrown away, the next begins.
+Each iteration plays N parallel environments for T steps with the policy pi(a|s). The critic V(s)
+then takes K gradient steps towards the observed returns. In the last of them the actor takes one
+step, which makes an action more likely if its advantage is positive. The rollout is then discarded.
 
-    delta_t  = r_t+1 + gamma V(s_t+1) - V(s_t)                 TD error; V = 0 in a terminal state
-    A_t      = delta_t + gamma lambda A_t+1                    GAE (Schulman et al. 2016, section 3)
-    G_t      = A_t + V(s_t)                                    the return; a constant, like A_t
-    L_critic = vf_coef mean[(G_t - V(s_t))^2] + kappa |w - w_old|^2
-    L_actor  = -mean[A_t log pi(a_t|s_t)] - beta mean[H(pi)]   A3C (Mnih et al. 2016, section 4)
+    delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
+    A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
+    G[t]     = A[t] + V(s[t])                                 return; a constant, like A[t]
+    L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
+    L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-lambda = 0 is the one-step TD error; with lambda = 1, G_t is the n-step return: rewards to the end
-of the rollout, then the bootstrap. The K steps are the inner loop of SLM-Lab's "Simple Actor
-Critic", each with new targets; w_old are the weights before the first, so that kappa acts from the
-second on. K = 1 is the textbook's case: one estimate, used by both. With K > 1, V is fitted to the
-rollout before the actor uses it, and a little of each action's own luck is in its baseline: a small
-bias is the price of a critic that keeps up. Differences from the sources: A_t is that of before the
-last of the K steps, not after it; the environments run in step, not in A3C's threads; actor and
-critic share no weights, unless --shared-body; A_t is brought to mean 0 and standard deviation 1;
-gradients are clipped; the optimizer is Adam, or RMSprop as PyTorch has it, with epsilon outside the
-root; practice drops the gamma^t of Sutton and Barto's box, with which the late steps of an episode
-count for less.
+Differences from the sources:
+- The K critic steps are those of SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
+  current critic. The actor uses the A of the last step, computed before that step is taken.
+- w_old are the critic's weights before the first step, so kappa has an effect from the second on.
+- With K > 1 the critic is fitted to a rollout before it judges the actions of that rollout. The
+  baseline then contains some of the actions' own reward noise, which causes a small bias.
+- The environments run in lockstep, not in A3C's asynchronous threads.
+- The actor and the critic share no weights, unless --shared-body is set.
+- A is normalised over the batch, gradients are clipped, and the default optimizer is Adam.
+- The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted, as in most code.
 
-    python a2c_discrete.py           solves CartPole-v1 in seconds and ends with a line like
+    python a2c_discrete.py           solves CartPole-v1 in seconds; the last line is similar to
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`
     python a2c_discrete.py --help    lists the flags
 """
 
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
-#   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
+# dependencies = ["torch>=2.7", "gymnasium[classic-control]>=1.1", "tyro>=0.9", "numpy>=1.26",
+#   "tensorboard>=2.16", "tqdm>=4.66"]
 # ///
-import os
+import argparse
+import random
+import re
+import shlex
 import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -49,87 +51,85 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
+Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+
 
 @dataclass(frozen=True)
 class Args:
-    # Run
-    seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 150_000  # environment steps, counted over all environments
-    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
-    torch_threads: int = 1  # for networks this small, more threads are slower
-    log_dir: str = "runs"  # every run makes a new folder in it
-    eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
-    capture_video: bool = False  # film the evaluation
-    target_return: float = np.inf  # stop once the last 100 episodes average this or more
-    checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
-    # Environment
-    env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
-    num_envs: int = 32  # N; the more, the less the batch depends on one episode
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
-    randomize_domain: bool = False  # LunarLander: draw gravity and wind anew at every episode
     # Algorithm
-    num_steps: int = 16  # T, steps of each environment per update; 2 or more: one may be a reset
-    gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
-    gae_lambda: float = 0.95  # 0: least variance, most bias; 1: the reverse
-    optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the A3C paper's
-    actor_lr: float = 2e-3  # learning rate of the actor, or of everything with --shared-body
-    critic_lr: float = 5e-3  # learning rate of the critic, which should be ahead of the actor
-    anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
-    critic_updates: int = 3  # K, gradient steps of the critic for one of the actor
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber gives less weight to outliers
-    proximal_coef: float = 0.0  # kappa, weight of |w - w_old|^2; acts only if critic_updates > 1
-    vf_coef: float = 0.5  # weight of the critic's loss; matters most beside kappa or if shared_body
-    ent_coef: float = 0.01  # beta, weight of the entropy: keeps the policy from deciding too early
-    norm_adv: bool = True  # advantages to mean 0, standard deviation 1: ent_coef suits any reward
-    max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
-    hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
+    total_timesteps: Count = 150_000  # environment steps, summed over all environments
+    num_envs: Count = 32  # N, parallel environments; more of them give a more diverse batch
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps of each environment per update
+    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    gae_lambda: Share = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step return
+    optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the choice of the A3C paper
+    actor_lr: Weight = 2e-3  # learning rate of the actor, or of both with --shared-body
+    critic_lr: Weight = 5e-3  # learning rate of the critic
+    anneal_lr: bool = True  # decrease both rates linearly to 0 at total_timesteps
+    critic_updates: Count = 3  # K, critic steps per actor step
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
+    proximal_coef: Weight = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
+    vf_coef: Weight = 0.5  # weight of the critic's loss
+    ent_coef: Weight = 0.01  # beta, entropy bonus; discourages premature convergence
+    norm_adv: bool = True  # normalise advantages; makes ent_coef independent of the reward scale
+    max_grad_norm: Weight = 0.5  # clip each network's gradient to this norm; inf disables it
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
-    shared_body: bool = False  # one body with two heads, trained by the joint loss
+    shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
+    # Environment
+    env_id: str = "CartPole-v1"  # Gymnasium id; Discrete actions, vector observations
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: one process; async: N
+    randomize_domain: bool = False  # LunarLander: sample gravity and wind at every reset
+    # Run
+    seed: Annotated[int, (0, 2**64 - 1)] = (
+        0  # same seed, machine and versions: bit-identical result
+    )
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
+    torch_threads: Count = 1  # CPU threads; one is fastest for small networks
+    log_dir: str = "runs"  # parent folder of the run folder
+    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    capture_video: bool = False  # record the evaluation episodes
+    target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
+    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
+    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
 
     def __post_init__(self) -> None:
-        low = {"seed": 0, "target_return": -np.inf, "num_steps": 2}
-        high = {"seed": 2**64 - 1, "gamma": 1, "gae_lambda": 1}
-        for name, value in asdict(self).items():
-            if isinstance(value, np.generic | list):  # a checkpoint has plain numbers and tuples
-                value = tuple(value) if isinstance(value, list) else value.item()
-                object.__setattr__(self, name, value)
-            counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
-            least, most = low.get(name, int(counts)), high.get(name, np.inf)
-            for x in value if isinstance(value, tuple) else (value,):
-                if isinstance(x, int | float) and not least <= x <= most:
-                    flag = "--" + name.replace("_", "-")
-                    raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
+        check_ranges(self)
+        if self.shared_body and self.critic_updates > 1:
+            raise InputError("--shared-body has one joint loss; add --critic-updates 1")
 
 
-# THE EQUATIONS
+# --- Equations
 def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: float):
-    """Generalised advantage estimation: A_t = sum over l of (gamma lambda)^l delta_t+l.
+    """Generalised advantage estimation: A[t] = sum over l of (gamma lambda)^l delta[t+l].
 
-    `terminated` removes the bootstrap, `done` (terminated or truncated) ends the lambda-trace: at a
-    time limit the episode is over, but the value of its last state has not become 0.
-    Arrays or tensors alike: rewards, terminated, done (T, N) and values (T+1, N) -> (T, N).
+    `terminated` removes the bootstrap. `done` (terminated or truncated) ends the lambda-trace: at a
+    time limit the episode ends, but the value of its last state is not 0.
+    Arrays or tensors; rewards, terminated, done (T, N) and values (T+1, N) -> (T, N).
     """
-    advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta_t, to begin with
+    advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta[t]
     decay = gamma * gae_lambda * ~done
-    for t in reversed(range(len(rewards) - 1)):  # the last row is complete
+    for t in reversed(range(len(rewards) - 1)):  # A[T-1] = delta[T-1]
         advantages[t] += decay[t] * advantages[t + 1]
     return advantages
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
-    """Its gradient is -mean[A grad log pi(a|s)], the advantage being constant; (B,), (B,) -> ()."""
-    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would be (B, B)
+    """-mean[A log pi(a|s)], with A constant; (B,), (B,) -> ()."""
+    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
     return -(advantages.detach() * log_probs).mean()
 
 
 def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
-    """Mean squared or Huber distance to the returns, which are constant; (B,), (B,) -> ()."""
-    assert values.shape == returns.shape  # (B,) minus (B, 1) would be (B, B)
-    return (F.huber_loss if kind == "huber" else F.mse_loss)(values, returns.detach())
+    """Mean squared or Huber error, with the returns constant; (B,), (B,) -> ()."""
+    assert values.shape == returns.shape  # (B,) minus (B, 1) would broadcast to (B, B)
+    if kind == "huber":
+        return F.huber_loss(values, returns.detach())
+    return F.mse_loss(values, returns.detach())
 
 
-# THE NETWORKS
+# --- Networks
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Linear layers with orthogonal weights, and an activation after each but the last."""
     layers: list[nn.Module] = []
@@ -145,9 +145,10 @@ class Agent(nn.Module):
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
-        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
-        self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        # Other gains for the last layers: the first policy is about the same in all states.
+        sizes = (obs_size, *args.hidden_sizes)
+        self.actor = mlp((*sizes, act_size), args.activation)
+        self.critic = mlp((*sizes, 1), args.activation)
+        # A small gain in the last layer makes the initial policy nearly uniform.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         if args.shared_body:
@@ -157,9 +158,9 @@ class Agent(nn.Module):
         """V(s): (..., obs_size) -> (...)."""
         return self.critic(obs).squeeze(-1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """Actions drawn from pi, or the likeliest: (..., obs_size) -> (...)."""
+        """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
         if not greedy:  # -log of an exponential draw is Gumbel noise; its argmax draws from pi
             logits -= torch.empty_like(logits).exponential_().log()
@@ -172,8 +173,51 @@ class Agent(nn.Module):
         return log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
 
 
+# --- Collect
+class Rollout:
+    """T steps of N environments; row t is the transition that leaves s[t].
+
+    At the end of an episode the environments return its true last observation, and use the next
+    step to reset (Gymnasium's default, AutoresetMode.NEXT_STEP). One column of a rollout:
+
+        t    obs[t]   actions[t]   rewards[t]   done[t]   live[t]
+        0    s0       a0           r1           False     True
+        1    s1       a1           r2           True      True      obs[2] = s2, the true successor
+        2    s2       ignored      0            False     False     reset row: never learned from
+        3    s0'      a0'          r1'          False     True      next episode
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, device: torch.device, args: Args) -> None:
+        T, N, obs_size = args.num_steps, args.num_envs, envs.single_observation_space.shape[0]
+        self.envs, self.device = envs, device
+        self.obs = np.zeros((T + 1, N, obs_size), np.float32)
+        self.actions = np.zeros((T, N), np.int64)
+        self.rewards = np.zeros((T, N), np.float32)  # rewards[t] is r[t+1]
+        self.terminated = np.zeros((T, N), bool)  # s[t+1] is terminal
+        self.done = np.zeros((T, N), bool)  # the episode ends: terminated or truncated
+        self.live = np.zeros((T, N), bool)  # a transition, not a reset
+
+    def reset(self, run: "Run") -> None:
+        """Start the first episodes."""
+        self.obs[-1], _ = self.envs.reset(seed=run.env_seed)
+        run.check(observation=self.obs[-1])
+
+    def collect(self, agent: Agent, run: "Run") -> None:
+        """Play T steps in each environment, from where the previous rollout ended."""
+        self.obs[0] = self.obs[-1]
+        for t in range(len(self.rewards)):
+            obs = torch.from_numpy(self.obs[t]).to(self.device)
+            self.actions[t] = agent.act(obs).cpu()
+            step = self.envs.step(to_env(self.actions[t], self.envs.single_action_space))
+            self.obs[t + 1], self.rewards[t], self.terminated[t], truncated, _ = step
+            self.live[t] = ~self.done[t - 1]  # for t = 0 this is the previous rollout's last row
+            self.done[t] = self.terminated[t] | truncated
+            run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], self.live[t])
+
+
+# --- Learn
 def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
-    """A group of weights for each network, or one if they share; `train` sets the rates."""
+    """One parameter group per network, or a single one if they share a body."""
     networks = [agent] if args.shared_body else [agent.actor, agent.critic]
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
@@ -181,17 +225,146 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(groups, eps=1e-5, foreach=True)
 
 
-# THE ENVIRONMENTS
+def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
+    """Set the learning rates, which decrease linearly to 0 at total_timesteps."""
+    remaining = max(0, 1 - step / args.total_timesteps) if args.anneal_lr else 1
+    for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+        group["lr"] = rate * remaining
+
+
+def estimate_advantages(rollout: Rollout, values: Tensor, args: Args) -> Tensor:
+    """A[t] of the B transitions, without the reset rows: values (T+1, N) -> (B,)."""
+    v = values.detach().cpu().numpy()  # short loops are faster in NumPy
+    masks = rollout.terminated, rollout.done
+    advantages = compute_gae(rollout.rewards, v, *masks, args.gamma, args.gae_lambda)
+    return torch.from_numpy(advantages[rollout.live]).to(values.device)
+
+
+def update(
+    agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, args: Args
+) -> dict[str, float]:
+    """Take K critic steps and, in the last of them, one actor step; return the losses."""
+    obs = torch.from_numpy(rollout.obs).to(rollout.device)
+    live = torch.from_numpy(rollout.live).to(rollout.device)
+    actions = torch.from_numpy(rollout.actions).to(rollout.device)[live]
+    w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
+    for k in range(args.critic_updates):
+        all_values = agent.value(obs)  # (T+1, N)
+        values = all_values[:-1][live]  # (B,)
+        advantages = estimate_advantages(rollout, all_values, args)  # (B,)
+        critic_loss = value_loss(values, advantages + values.detach(), args.critic_loss)
+        loss = args.vf_coef * critic_loss
+        if args.proximal_coef:
+            w = nn.utils.parameters_to_vector(agent.critic.parameters())
+            loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
+        if k == args.critic_updates - 1:  # the last step also updates the actor
+            if args.norm_adv:  # population std, so a batch of one gives 0, not NaN
+                std = advantages.std(correction=0) + 1e-8
+                advantages = (advantages - advantages.mean()) / std
+            log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
+            actor_loss, entropy = policy_gradient_loss(log_probs, advantages), entropies.mean()
+            loss = loss + actor_loss - args.ent_coef * entropy
+        optimizer.zero_grad()  # sets gradients to None; the optimizer skips these weights
+        loss.backward()
+        groups = [group["params"] for group in optimizer.param_groups]
+        norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
+        optimizer.step()
+    losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
+    losses["grad_norm"] = torch.stack(norms).norm()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+@torch.no_grad()
+def diagnostics(agent: Agent, rollout: Rollout, args: Args) -> dict[str, float]:
+    """Explained variance 1 - Var[G - V] / Var[G], where G - V = A."""
+    values = agent.value(torch.from_numpy(rollout.obs).to(rollout.device))
+    advantages = estimate_advantages(rollout, values, args)
+    returns = advantages + values[:-1][torch.from_numpy(rollout.live)]
+    ratio = advantages.var(correction=0) / returns.var(correction=0)
+    return {"explained_variance": 1 - ratio.item()}
+
+
+# --- Train
+def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
+    """Train and evaluate; return the agent and the episodes as (step, return, length)."""
+    torch.manual_seed(args.seed)
+    device = pick_device(args.device)
+    envs, eval_env = make_envs(args)
+    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
+    agent = Agent(obs_size, act_size, args).to(device)
+    optimizer = make_optimizer(agent, args)
+    with Run(args, envs, agent=agent, optimizer=optimizer) as run:
+        rollout = Rollout(envs, device, args)
+        rollout.reset(run)
+        while not run.finished:
+            rollout.collect(agent, run)
+            anneal(optimizer, run.step, args)
+            if run.due:
+                looked_at = diagnostics(agent, rollout, args)
+            losses = update(agent, optimizer, rollout, args)
+            run.check(**losses)
+            if run.due:
+                run.report(losses | looked_at)
+    run.evaluate(agent, eval_env)
+    return agent, run.episodes
+
+
+# ==================================================================================================
+# Plumbing: the same in all five files, except where the action space matters
+# ==================================================================================================
+SCRIPT = Path(globals().get("__file__", "notebook")).stem
+# Flags that a resumed run cannot change (no script has all of them).
+FIXED = ["env_id", "hidden_sizes", "activation", "optimizer", "shared_body", "norm_obs"]
+FIXED += ["critic", "twin_critics"]
+
+
 class InputError(ValueError):
-    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+    """A mistake the user can fix: one line on stderr and exit status 2, no traceback."""
+
+
+def check_ranges(args: Args) -> None:
+    """Raise InputError if a flag is outside the range in its annotation."""
+    for name, hint in get_type_hints(Args, include_extras=True).items():
+        value = getattr(args, name)
+        if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
+            value = tuple(value) if isinstance(value, list) else value.item()
+            object.__setattr__(args, name, value)
+        values, kind = (value, get_args(hint)[0]) if isinstance(value, tuple) else ((value,), hint)
+        for low, high in getattr(kind, "__metadata__", ()):
+            if not all(low <= x <= high for x in values):
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; "auto" is the accelerator if there is one, and else the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if name not in ("auto", "cpu", found.type):
+        raise InputError(f"--device {name}: not available on this machine, use {found.type}")
+    return found if name == "auto" else torch.device(name)
+
+
+class PlainEnv(gym.Wrapper):
+    """Seed every random generator, convert rewards to floats, and drop info."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        if seed is not None:  # some environments sample from the global generators
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return obs, {}  # info that changes its shape or type breaks vector environments
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        return obs, np.asarray(reward, np.float64).item(), terminated, truncated, {}
 
 
 class DomainRandomization(gym.Wrapper):
-    """LunarLander, new physics at each reset: clipped Gaussians about the defaults; maybe wind."""
+    """LunarLander with new physics at each reset: clipped Gaussians around the default values."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
-            self.env.reset(seed=seed)  # seeds np_random, from which the physics is drawn
+            self.env.reset(seed=seed)  # seeds np_random, which samples the physics
         lander, normal = self.env.unwrapped, self.np_random.normal
         lander.gravity = float(np.clip(normal(-10.0, 2.0), -11.99, -0.01))
         lander.enable_wind = bool(self.np_random.integers(2))
@@ -200,269 +373,277 @@ class DomainRandomization(gym.Wrapper):
         return self.env.reset(options=options)
 
 
-def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
-    """N environments to train in and one, as it is, to evaluate in; with flat observations."""
+def make_env(args: Args, film: bool = False) -> gym.Env:
+    """Make one environment with flat observations; `film` makes it render frames."""
+    task = f"--env-id {args.env_id}" + " --capture-video" * film
     try:
-        env = gym.make(args.env_id)
-    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
-        raise InputError(f"--env-id {args.env_id}: {error}") from error
-    if not isinstance(env.action_space, gym.spaces.Discrete):
-        hint = "not Discrete; for Box there is a2c_continuous.py"
-        raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
-    if args.randomize_domain and not hasattr(env.unwrapped, "turbulence_power"):  # no LunarLander
-        raise InputError(f"--randomize-domain: for LunarLander-v3, not for {args.env_id}")
-    if args.capture_video:
-        if "rgb_array" not in env.metadata.get("render_modes", ()):
-            raise InputError(f"--capture-video: {args.env_id} draws no pictures")
-        env = gym.make(args.env_id, render_mode="rgb_array")
-    mode = None if args.vectorization == "auto" else args.vectorization
-    wrappers = [DomainRandomization] if args.randomize_domain else []
-    envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
-    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
-    flat = gym.wrappers.FlattenObservation(env)
-    if flat.observation_space != env.observation_space:
+        env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
+        if film:  # fail now, not after training
+            __import__("moviepy")
+            flat.reset(seed=0)
+            flat.render().shape  # noqa: B018
+    except Exception as error:
+        known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
+        if not film and not isinstance(error, known):
+            raise
+        text = " ".join(str(error).split())
+        if extra := re.search(r"gymnasium\[\w+\]", text):
+            text += f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
+        elif isinstance(error, ModuleNotFoundError):
+            text += "; modules are searched beside the script and in PYTHONPATH"
+        elif film:
+            text += "; filming needs rgb_array rendering, moviepy, a display or MUJOCO_GL=egl"
+        raise InputError(f"{task}: {text}") from error
+    space = env.action_space
+    if not isinstance(space, gym.spaces.Discrete):
+        box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
+        hint = "use a2c_continuous.py or ddpg.py" if box else "none of the five scripts takes these"
+        raise InputError(f"{task}: actions are {space}; {hint}")
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    if image or len(flat.observation_space.shape or ()) != 1:
+        raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
+    return flat
+
+
+def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
+    """Make N training environments and one for evaluation, all with flat observations."""
+    env = make_env(args, film=args.capture_video)
+    mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
+    if mode == "auto" and env.unwrapped.spec.vector_entry_point:
+        mode, wrappers = "vector_entry_point", []  # the environment's own vector form
+    if args.randomize_domain:
+        if not hasattr(env.unwrapped, "turbulence_power"):
+            raise InputError(f"--randomize-domain is for LunarLander-v3, not for {args.env_id}")
+        wrappers = [DomainRandomization, PlainEnv]
+    try:
+        if mode == "async":  # workers inherit this; the parent handles Ctrl-C and ends them
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        mode = "sync" if mode == "auto" else mode
+        envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
+    finally:
+        if mode == "async":
+            signal.signal(signal.SIGINT, handler)
+    spaces = envs.single_observation_space, envs.single_action_space
+    same = spaces == (env.unwrapped.observation_space, env.action_space)
+    if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+        reason = "its vector form differs from the single environment; use --vectorization sync"
+        raise InputError(f"--env-id {args.env_id}: {reason}")
+    if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)
-    return envs, flat
+    return envs, env
 
 
-# EVALUATE, SAVE, LOAD
+def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
+    """Map actions 0, 1, ... to those of a space that may start elsewhere."""
+    return actions + space.start
+
+
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
-    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
-    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
-    returns, device = [0.0] * num_episodes, next(agent.parameters()).device
+    """Returns of complete episodes of the greedy policy, on the seeds 0, 1, ..."""
+    device, returns = next(agent.parameters()).device, [0.0] * num_episodes
+    # A greedy policy may never finish; cap episodes that have no time limit.
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000
     for episode in range(num_episodes):
-        (obs, _), done = env.reset(seed=episode), False
-        while not done:
+        obs, _ = env.reset(seed=episode)
+        for _ in range(limit):
             obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-            action = env.action_space.start + agent.act(obs, greedy=True).item()
+            action = to_env(agent.act(obs, greedy=True).cpu().numpy(), env.action_space)
             obs, reward, terminated, truncated, _ = env.step(action)
             returns[episode] += float(reward)
-            done = terminated or truncated
+            if terminated or truncated:
+                break
+        else:
+            print(f"evaluation: episode {episode} was cut after {limit} steps", file=sys.stderr)
     return returns
 
 
-def load(path: str, **expected) -> dict:
-    """Read a checkpoint of this script whose args are as expected."""
+def load(path: str, args: Args | None = None) -> dict:
+    """Read a checkpoint of this script, given the file or its folder; args must agree with it."""
+    file = Path(path).expanduser()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["args"] | {"script": state["script"]}
-    except Exception as error:  # which one depends on what the foreign file holds
+        file = file / "checkpoint.pt" if file.is_dir() else file
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        found = {"script": state["script"], "flags": sorted(state["args"]), **state["args"]}
+    except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found.get(name) != value:
-            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
-    if state["args"].keys() != asdict(Args()).keys():
-        raise InputError(f"--resume {path}: made by another version of this script")
+    wanted = {"script": SCRIPT, "flags": sorted(asdict(Args()))}
+    wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
     return state
 
 
-def start_run(args: Args) -> tuple[Path, SummaryWriter]:
-    """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
-    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.6f}"
-    folder = Path(args.log_dir, name.replace("/", "_").replace(":", "_"))
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
-    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
-    writer = SummaryWriter(folder, flush_secs=10)  # and so long close() may take after a Ctrl-C
-    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
-    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-    return folder, writer
+class Run:
+    """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
 
-
-# LEARN
-def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: tuple, args: Args) -> dict:
-    """K steps for the critic, the last of them also the actor's; returns what to log of it.
-
-    The rollout: obs (T+1, N, obs_size), then actions, rewards, terminated, done, live (T, N, ...).
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
+    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
-    obs, actions, rewards, terminated, done, live = rollout
-    device = next(agent.parameters()).device
-    obs, mask = torch.from_numpy(obs).to(device), torch.from_numpy(live).to(device)
-    batch_obs, batch_actions = obs[:-1][mask], torch.from_numpy(actions[live]).to(device)
-    w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
-    for k in range(1, args.critic_updates + 1):
-        all_values = agent.value(obs)  # (T+1, N)
-        v = all_values.detach().cpu().numpy()  # short loops are faster in NumPy
-        gae = compute_gae(rewards, v, terminated, done, args.gamma, args.gae_lambda)
-        advantages = torch.from_numpy(gae[live]).to(device)  # (T, N) -> (B,), without the resets
-        values = all_values[:-1][mask]
-        returns = advantages + values.detach()
-        critic_loss = value_loss(values, returns, args.critic_loss)
-        loss = args.vf_coef * critic_loss
-        if args.proximal_coef:
-            w = nn.utils.parameters_to_vector(agent.critic.parameters())
-            loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
-        if k == args.critic_updates:  # the actor joins in
-            if args.norm_adv:  # by the population's deviation: a batch of one gives 0, not NaN
-                deviation = advantages.std(correction=0) + 1e-8
-                advantages = (advantages - advantages.mean()) / deviation
-            log_probs, entropies = agent.log_prob_and_entropy(batch_obs, batch_actions)
-            actor_loss, entropy = policy_gradient_loss(log_probs, advantages), entropies.mean()
-            loss = loss + actor_loss - args.ent_coef * entropy
-        optimizer.zero_grad()  # to None: the optimizer skips the actor until it joins in
-        loss.backward()
-        groups = [group["params"] for group in optimizer.param_groups]
-        norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
-        optimizer.step()
-    losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
-    unexplained = (returns - values).var(correction=0) / returns.var(correction=0)
-    return losses | {"grad_norm": torch.stack(norms).norm(), "explained_variance": 1 - unexplained}
 
-
-def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
-    """Train, save, evaluate. Returns the agent and its episodes: (global step, return, length)."""
-    torch.set_num_threads(args.torch_threads)
-    torch.manual_seed(args.seed)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if args.device not in ("auto", "cpu", device.type):
-        raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
-    device = device if args.device == "auto" else torch.device(args.device)
-    if args.shared_body and args.critic_updates > 1:
-        raise InputError("--shared-body has one joint loss: it needs --critic-updates 1")
-    envs, eval_env = make_envs(args)
-    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device)
-    optimizer = make_optimizer(agent, args)
-    global_step, episodes = 0, []
-    if args.resume:
-        same = ("env_id", "hidden_sizes", "activation", "shared_body", "optimizer")
-        state = load(args.resume, **{name: getattr(args, name) for name in same})
+    def __init__(self, args: Args, env, report_interval: float = 0.25, **parts) -> None:
+        self.args, self.env, self.parts, self.report_interval = args, env, parts, report_interval
+        self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
+        if args.resume:
+            self.restore(args.resume)
+        self.start_step, self.num_logged, self.due = self.step, len(self.episodes), False
+        # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
+        self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
+        if args.device != "cpu":  # checkpoints hold the state of the CPU's generator only
+            torch.manual_seed(self.env_seed)
+        num_envs = getattr(args, "num_envs", 1)
+        self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
+        log_dir = Path(args.log_dir).expanduser()
+        self.folder = log_dir / re.sub("[/:]", "_", name)
+        self.checkpoint = self.folder / "checkpoint.pt"
         try:
-            agent.load_state_dict(state["agent"])
-            optimizer.load_state_dict(state["optimizer"])
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"--log-dir: cannot make {self.folder}: {error.strerror}") from error
+        print(f"run folder: {self.folder}")
+        print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
+
+    def __enter__(self) -> "Run":
+        self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
+        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
+        self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
+        total = self.args.total_timesteps
+        self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
+        self.start_time = self.save_time = self.report_time = time.perf_counter()
+        return self
+
+    @property
+    def solved(self) -> bool:
+        """Whether the last 100 episodes reach --target-return on average."""
+        recent = [episode_return for _, episode_return, _ in self.episodes[-100:]]
+        return len(recent) == 100 and sum(recent) / 100 >= self.args.target_return
+
+    @property
+    def finished(self) -> bool:
+        """Whether to stop."""
+        return self.step >= self.args.total_timesteps or self.solved
+
+    def check(self, **values) -> None:
+        """Stop the run, naming the step, if a number or an array is not finite."""
+        for name, value in values.items():
+            if not np.isfinite(np.float32(value)).all():
+                raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
+
+    def add_step(self, obs, reward, done, live=True) -> None:
+        """Count one step: arrays (N, ...) from N environments, or the values of a single one."""
+        self.step += int(np.sum(live))
+        self.check(observation=obs, reward=reward)
+        self.episode_return += reward * live
+        self.episode_length += live
+        for i in np.flatnonzero(done):
+            total, length = float(self.episode_return[i]), int(self.episode_length[i])
+            self.episodes.append((self.step, total, length))
+            self.episode_return[i] = self.episode_length[i] = 0
+        self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+
+    def report(self, losses: dict[str, float]) -> None:
+        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        self.report_time, self.due = time.perf_counter(), False
+        scalars = {f"losses/{name}": value for name, value in losses.items()}
+        seconds = self.report_time - self.start_time
+        scalars["charts/SPS"] = (self.step - self.start_step) / seconds
+        if new := self.episodes[self.num_logged :]:
+            self.num_logged = len(self.episodes)
+            _, mean_return, mean_length = np.mean(new, 0)
+            scalars |= {
+                "charts/episodic_return": mean_return,
+                "charts/episodic_length": mean_length,
+            }
+            _, recent, _ = np.mean(self.episodes[-100:], 0)
+            self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+        for tag, value in scalars.items():
+            self.writer.add_scalar(tag, value, self.step)
+        self.bar.update(self.step - self.bar.n)
+        if self.report_time >= self.save_time + self.args.checkpoint_interval:
+            self.save_time = self.report_time
+            self.save()
+
+    def save(self) -> None:
+        """Write checkpoint.pt; atomic, so a kill never leaves a partial file."""
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        if not all(weight.isfinite().all() for weight in parts["agent"].values()):
+            raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
+        state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
+        state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
+        torch.save(state, self.checkpoint.with_suffix(".tmp"))
+        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+
+    def restore(self, path: str) -> None:
+        """Continue from a checkpoint."""
+        state = load(path, self.args)
+        try:
+            for name, part in self.parts.items():
+                saved = state[name]
+                if isinstance(part, torch.optim.Optimizer):  # learning rates come from the flags
+                    saved = part.state_dict() | {"state": saved["state"]}
+                part.load_state_dict(saved)
             torch.set_rng_state(state["rng"])
-            global_step, episodes = state["global_step"], state["episodes"]
-        except (KeyError, RuntimeError, ValueError) as error:  # sizes that have changed since
-            reason = f"holds no agent for {args.env_id} as it is now"
-            raise InputError(f"--resume {args.resume}: {reason}") from error
-    folder, writer = start_run(args)
-    if args.capture_video:
-        eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
+            self.step, self.episodes = state["global_step"], state["episodes"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = f"does not match the current spaces of {self.args.env_id}"
+            raise InputError(f"--resume {path}: {reason}") from error
 
-    def save() -> None:
-        state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
-        state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
-        torch.save(state, folder / "checkpoint.tmp")
-        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
+    def __exit__(self, kind, error, traceback) -> None:
+        seconds = f"{time.perf_counter() - self.start_time:.2f} s"
+        try:
+            if kind is not FloatingPointError:  # the last good checkpoint stays
+                self.save()
+        finally:
+            self.bar.update(self.step - self.bar.n)
+            self.bar.close()
+            self.writer.close()
+            if error and isinstance(self.env.unwrapped, gym.vector.AsyncVectorEnv):
+                for worker in self.env.unwrapped.processes:
+                    worker.kill()  # a reply may be half-read, so do not use the pipes again
+                    worker.join()
+                self.env.unwrapped.closed = True
+            else:
+                self.env.close()
+        if error is None:
+            print(f"trained: {self.step - self.start_step} steps in {seconds}")
+        elif kind is not FloatingPointError:
+            print(f"stopped at step {self.step}: continue with --resume {self.checkpoint}")
+        if self.solved:
+            target = self.args.target_return
+            print(f"target return {target} reached at step {self.step} after {seconds}")
 
-    # A rollout. Row t is the transition that leaves s_t: rewards[t] is r_t+1, and obs[t + 1] is the
-    # true successor also where an episode ends. The step after an end goes into the reset: it is no
-    # transition, its row is not `live`, and it is neither counted nor learned from.
-    T, N = args.num_steps, args.num_envs
-    obs = np.zeros((T + 1, N, obs_size), np.float32)
-    actions, rewards = np.zeros((T, N), np.int64), np.zeros((T, N), np.float32)
-    terminated, done, live = np.zeros((3, T, N), bool)
-    rollout = (obs, actions, rewards, terminated, done, live)
-    episode_return, episode_length = np.zeros(N), np.zeros(N, int)
-    # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
-    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
-    obs[T], _ = envs.reset(seed=seed)
-    if device.type != "cpu":  # the checkpoint holds the CPU's generator only
-        torch.manual_seed(seed)
+    def evaluate(self, agent: Agent, env: gym.Env) -> None:
+        """Play the greedy policy and print the evaluation line."""
+        if self.args.capture_video:
+            folder = str(self.folder / "videos")
+            env = gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: True)
+        returns = evaluate(agent, env, self.args.eval_episodes)
+        env.close()
+        score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
+        print(f"evaluation: return {score} over {len(returns)} episodes")
 
-    def solved() -> bool:
-        recent = [r for _, r, _ in episodes[-100:]]
-        return len(recent) == 100 and np.mean(recent) >= args.target_return
 
-    start_step, num_logged, log_time = global_step, len(episodes), 0.0
-    start_time = save_time = time.time()
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
-    finished = solved() or global_step >= args.total_timesteps
+def main() -> None:
+    """Run the script from the command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume")
     try:
-        while not finished:
-            # COLLECT T steps of N environments.
-            obs[0] = obs[T]
-            for t in range(T):
-                actions[t] = agent.act(torch.from_numpy(obs[t]).to(device)).cpu()
-                step = envs.step(actions[t] + envs.single_action_space.start)
-                obs[t + 1], rewards[t], terminated[t], truncated, _ = step
-                live[t] = ~done[t - 1]  # for t = 0, the last row of the rollout before
-                done[t] = terminated[t] | truncated
-                global_step += int(live[t].sum())
-                if not np.isfinite(obs[t + 1]).all():
-                    raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
-                episode_return += rewards[t] * live[t]
-                episode_length += live[t]
-                for i in np.flatnonzero(done[t]):
-                    episodes.append((global_step, float(episode_return[i]), int(episode_length[i])))
-                    episode_return[i] = episode_length[i] = 0
-
-            # LEARN from the B live transitions.
-            remaining = max(0, 1 - global_step / args.total_timesteps) if args.anneal_lr else 1
-            rates = (args.actor_lr, args.critic_lr)  # a shared body has one group: actor_lr
-            for group, rate in zip(optimizer.param_groups, rates):
-                group["lr"] = rate * remaining
-            losses = update(agent, optimizer, rollout, args)
-            if not losses["grad_norm"].isfinite():
-                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
-
-            # REPORT
-            finished = solved() or global_step >= args.total_timesteps
-            bar.update(global_step - bar.n)
-            if finished or time.time() >= log_time + 0.25:  # oftener, it costs a tenth of the run
-                log_time = time.time()
-                scalars = {f"losses/{name}": value for name, value in losses.items()}
-                scalars["charts/SPS"] = (global_step - start_step) / (log_time - start_time)
-                if new := episodes[num_logged:]:
-                    num_logged = len(episodes)
-                    means = np.mean(new, axis=0)
-                    _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
-                    last_100 = np.mean(episodes[-100:], axis=0)[1]
-                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
-                for tag, value in scalars.items():
-                    writer.add_scalar(tag, value, global_step)
-            if time.time() >= save_time + args.checkpoint_interval:
-                save_time = time.time()
-                save()
-    except KeyboardInterrupt:
-        save()
-        bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
-        if args.vectorization == "async":  # half an answer may be in a pipe: no more talk with them
-            for worker in envs.unwrapped.processes:
-                worker.terminate()
-            envs.unwrapped.closed = True
-        raise
-    finally:
-        bar.close()
-        writer.close()
-        envs.close()
-    seconds = f"{time.time() - start_time:.2f} s"
-    print(f"trained: {global_step - start_step} steps in {seconds}")
-    if solved():
-        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
-    save()
-    returns = evaluate(agent, eval_env, args.eval_episodes)
-    eval_env.close()
-    score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
-    print(f"evaluation: return {score} over {len(returns)} episodes")
-    return agent, episodes
-
-
-def ignore_interrupts() -> None:
-    """In a worker: an interrupt is for the parent to handle, which then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-if __name__ == "__main__":
-    try:
-        args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
-        if args.resume:  # once more, now with the checkpoint's flags for those not given
-            args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
-        if hasattr(os, "register_at_fork"):  # not on Windows; for --vectorization async
-            os.register_at_fork(after_in_child=ignore_interrupts)
+        resume = parser.parse_known_args()[0].resume
+        default = Args(**load(resume)["args"]) if resume else Args()
+        args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
+        torch.set_num_threads(args.torch_threads)
+        torch.set_flush_denormal(True)  # Adam's moments of dead units become denormal, hence slow
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
+    main()

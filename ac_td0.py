@@ -1,41 +1,49 @@
-"""One-step actor-critic, online: one environment, one update per step, as in the book's box.
+"""One-step actor-critic: one environment, one update of each network after every step.
 
-    Loop for each episode:                                     Sutton and Barto 2018, section 13.5,
-        S <- env.reset(), I <- 1                               one-step actor-critic (episodic)
+This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5):
+
+    Loop for each episode:
+        S <- env.reset(), I <- 1
         While S is not terminal:
             A ~ pi(.|S, theta); S', R <- env.step(A)
-            delta <- R + gamma V(S', w) - V(S, w)              V = 0 in a terminal state
+            delta <- R + gamma V(S', w) - V(S, w)                        V = 0 in a terminal state
             w     <- w + alpha_w delta grad V(S, w)
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
-    --critic v    the box; delta estimates the advantage from one sample, without bias if V is exact
-    --critic q    Q actor-critic (QAC; Yoon 2019): A', the next action, is drawn before the update;
-                  delta <- R + gamma Q(S', A', w) - Q(S, A, w), and in the actor's update Q(S, A, w)
-                  takes the place of delta
+--critic v is the algorithm above; delta estimates the advantage of A, without bias if V is exact.
+--critic q is the Q actor-critic (QAC; Yoon 2019). It samples the next action A' before the update:
+    delta <- R + gamma Q(S', A', w) - Q(S, A, w), and the actor's update has Q(S, A, w) for delta.
 
-delta is computed once, from the weights before either update, and drives both. The critic's step is
-a semi-gradient: none flows through the target. At a time limit the episode is over, but S' is not
-terminal: it is bootstrapped. Differences from the box: Adam, and I stays 1. With I = gamma^t it is
-the discounted value of the start state that is climbed, but late steps count for little. The box
-itself, but for time limits, is --optimizer sgd --discount-policy-gradient; try --actor-lr 1e-4.
+Both updates use the same delta, computed from the weights before either. The critic's update is a
+semi-gradient: no gradient flows through the target. At a time limit the episode ends, but S' is not
+terminal, so its value is bootstrapped.
 
-    python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and ends with
+Differences from the book:
+- The optimizer is Adam. --optimizer sgd is the book's; try it with --actor-lr 1e-4.
+- I stays 1, as in most code. --discount-policy-gradient restores I <- gamma I, which ascends the
+  discounted value of the start state, but gives late steps little weight.
+
+    python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes; the last line is
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
     python ac_td0.py --help                 lists the flags
 """
 
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
-#   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
+# dependencies = ["torch>=2.7", "gymnasium[classic-control]>=1.1", "tyro>=0.9", "numpy>=1.26",
+#   "tensorboard>=2.16", "tqdm>=4.66"]
 # ///
+import argparse
+import random
+import re
+import shlex
 import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple, get_args, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -45,59 +53,51 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
+Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+
 
 @dataclass(frozen=True)
 class Args:
-    # Run
-    seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 200_000  # environment steps, one update each
-    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
-    torch_threads: int = 1  # for networks this small, more threads are slower
-    log_dir: str = "runs"  # every run makes a new folder in it
-    eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
-    capture_video: bool = False  # film the evaluation
-    target_return: float = np.inf  # stop once the last 100 episodes average this or more
-    checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
-    # Environment
-    env_id: str = "CartPole-v1"  # any Gymnasium id with Discrete actions and no image observation
     # Algorithm
-    critic: Literal["v", "q"] = "v"  # state values and their TD error, or action values (QAC)
-    discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as in the book's box
-    gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
-    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's, and slower
-    actor_lr: float = 3e-4  # learning rate of the actor, alpha_theta
-    critic_lr: float = 1e-3  # learning rate of the critic, alpha_w
-    hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
+    total_timesteps: Count = 200_000  # environment steps, with one update each
+    critic: Literal["v", "q"] = "v"  # state values (TD error), or action values (QAC)
+    discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as in the book
+    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's; it learns more slowly
+    actor_lr: Weight = 3e-4  # alpha_theta, learning rate of the actor
+    critic_lr: Weight = 1e-3  # alpha_w, learning rate of the critic
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+    # Environment
+    env_id: str = "CartPole-v1"  # Gymnasium id; Discrete actions, vector observations
+    # Run
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed, machine and versions: same result
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
+    torch_threads: Count = 1  # CPU threads; one is fastest for small networks
+    log_dir: str = "runs"  # parent folder of the run folder
+    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    capture_video: bool = False  # record the evaluation episodes
+    target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
+    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
+    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
 
     def __post_init__(self) -> None:
-        low = {"seed": 0, "target_return": -np.inf}
-        high = {"seed": 2**64 - 1, "gamma": 1}
-        for name, value in asdict(self).items():
-            if isinstance(value, np.generic | list):  # a checkpoint has plain numbers and tuples
-                value = tuple(value) if isinstance(value, list) else value.item()
-                object.__setattr__(self, name, value)
-            counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
-            least, most = low.get(name, int(counts)), high.get(name, np.inf)
-            for x in value if isinstance(value, tuple) else (value,):
-                if isinstance(x, int | float) and not least <= x <= most:
-                    flag = "--" + name.replace("_", "-")
-                    raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
+        check_ranges(self)
 
 
-# THE EQUATIONS
-def td_error(reward, value: float, next_value: float, terminated, gamma: float) -> float:
-    """delta = R + gamma V(S') - V(S), V(S') = 0 if terminal: a number, without a gradient."""
+# --- Equations
+def td_error(reward: float, value: float, next_value: float, terminated, gamma: float) -> float:
+    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; numbers, so a constant."""
     return reward + gamma * (1 - terminated) * next_value - value
 
 
 def sample(logits: Tensor) -> Tensor:
-    """Draw from softmax(logits): -log of an exponential draw is Gumbel noise; (..., A) -> (...)."""
+    """Sample from softmax(logits); (..., A) -> (...)."""
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
-# THE NETWORKS
+# --- Networks
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Linear layers with orthogonal weights, and an activation after each but the last."""
     layers: list[nn.Module] = []
@@ -116,257 +116,404 @@ class Agent(nn.Module):
         outputs = act_size if args.critic == "q" else 1
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation)
-        # Other gains for the last layers: the first policy is about the same in all states.
+        # A small gain in the last layer makes the initial policy nearly uniform.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
 
-    @torch.inference_mode()
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi(.|S), and V(S) or Q(S, .): (obs_size,) -> (act_size,), (1,) or (act_size,)."""
+        obs = obs[None]  # a batch of one is faster than a vector
+        return self.actor(obs)[0].log_softmax(-1), self.critic(obs)[0]
+
+    @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """Actions drawn from pi, or the likeliest: (..., obs_size) -> (...)."""
+        """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
         return logits.argmax(-1) if greedy else sample(logits)
 
 
-# THE ENVIRONMENT
-class InputError(ValueError):
-    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+# --- Learn
+class Transition(NamedTuple):
+    """One step of the environment."""
+
+    obs: Tensor  # S, (obs_size,)
+    log_pi: Tensor  # log pi(.|S), (act_size,), with its graph
+    action: int  # A
+    reward: float  # R
+    next_obs: Tensor  # S', (obs_size,)
+    next_action: int  # A', for Q only
+    terminated: bool  # S' is terminal
 
 
-def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
-    """One environment, with flat observations."""
-    try:
-        env = gym.make(args.env_id, **({"render_mode": render_mode} if render_mode else {}))
-    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
-        raise InputError(f"--env-id {args.env_id}: {error}") from error
-    if not isinstance(env.action_space, gym.spaces.Discrete):
-        hint = "not Discrete; for Box there is a2c_continuous.py"
-        raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
-    if args.capture_video and "rgb_array" not in env.metadata.get("render_modes", ()):
-        raise InputError(f"--capture-video: {args.env_id} draws no pictures")
-    return gym.wrappers.FlattenObservation(env)
-
-
-# EVALUATE, SAVE, LOAD
-def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
-    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
-    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
-    returns, device = [0.0] * num_episodes, next(agent.parameters()).device
-    for episode in range(num_episodes):
-        (obs, _), done = env.reset(seed=episode), False
-        while not done:
-            obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-            action = env.action_space.start + agent.act(obs, greedy=True).item()
-            obs, reward, terminated, truncated, _ = env.step(action)
-            returns[episode] += float(reward)
-            done = terminated or truncated
-    return returns
-
-
-def load(path: str, **expected) -> dict:
-    """Read a checkpoint of this script whose args are as expected."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["args"] | {"script": state["script"]}
-    except Exception as error:  # which one depends on what the foreign file holds
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
-        raise InputError(f"--resume {path}: {reason}") from error
-    for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found.get(name) != value:
-            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
-    if state["args"].keys() != asdict(Args()).keys():
-        raise InputError(f"--resume {path}: made by another version of this script")
-    return state
-
-
-def start_run(args: Args) -> tuple[Path, SummaryWriter]:
-    """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
-    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.6f}"
-    folder = Path(args.log_dir, name.replace("/", "_").replace(":", "_"))
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
-    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
-    writer = SummaryWriter(folder, flush_secs=10)  # and so long close() may take after a Ctrl-C
-    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
-    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-    return folder, writer
-
-
-# LEARN
-def update(agent: Agent, optimizer, log_prob: Tensor, step: tuple, gamma_t: float, args: Args):
-    """Both updates of the box, from one delta; log_prob is log pi(A|S) with its graph.
-
-    The step: obs (obs_size), action, reward, next_obs, next_action (None for V) and terminated.
-    Returns delta and V(S), or Q(S, A), from before the update.
-    """
-    obs, action, reward, next_obs, next_action, terminated = step
-    column, next_column = (action, next_action) if args.critic == "q" else (0, 0)  # V has one
-    values = agent.critic(torch.stack((obs, next_obs)))
-    row, next_row = values.tolist()
-    value, next_value = row[column], next_row[next_column]
-    delta = td_error(reward, value, next_value, terminated, args.gamma)
-    weight = value if args.critic == "q" else delta
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None  # as zero_grad() does, whose bookkeeping is 5 % of a step
-    # delta grad V(S), S alone, and I delta (or I Q) grad log pi; minus, as optimizers descend.
-    factors = values.new_tensor((-delta, -gamma_t * weight)).unbind()
-    torch.autograd.backward((values[0, column], log_prob), factors)
+def update(
+    agent: Agent, optimizer: torch.optim.Optimizer, step: Transition, gamma_t: float, args: Args
+):
+    """Apply both updates of the box with one delta; return delta and V(S), or Q(S, A)."""
+    is_q = args.critic == "q"
+    output, next_output = (step.action, step.next_action) if is_q else (0, 0)  # V has one output
+    values = agent.critic(torch.stack((step.obs, step.next_obs)))
+    value, next_value = values[0, output], values[1, next_output].item()
+    delta = td_error(step.reward, value.item(), next_value, step.terminated, args.gamma)
+    weight = value.item() if is_q else delta
+    # The gradient of this loss is -delta grad V - gamma^t weight grad log pi; optimizers descend.
+    loss = -delta * value - gamma_t * weight * step.log_pi[step.action]
+    optimizer.zero_grad()
+    loss.backward()
     optimizer.step()
-    return delta, value
+    return delta, value.item()
 
 
+def diagnostics(agent: Agent, window: list[tuple], args: Args) -> dict[str, float]:
+    """Means over a window of steps, each given as (delta, value, gamma_t, log_prob, log_pi)."""
+    *columns, log_pi = zip(*window)
+    delta, value, gamma_t, log_prob = torch.tensor(columns)
+    log_pi = torch.stack(log_pi)
+    weight = value if args.critic == "q" else delta
+    targets = value + delta
+    return {
+        "policy_loss": -(gamma_t * weight * log_prob).mean().item(),
+        "value_loss": delta.pow(2).mean().item(),
+        "entropy": -(log_pi.exp() * log_pi).sum(-1).mean().item(),
+        "explained_variance": 1 - (delta.var(correction=0) / targets.var(correction=0)).item(),
+        "grad_norm": nn.utils.get_total_norm([w.grad for w in agent.parameters()]).item(),
+    }
+
+
+# --- Train
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
-    """Train, save, evaluate. Returns the agent and its episodes: (global step, return, length)."""
-    torch.set_num_threads(args.torch_threads)
+    """Train and evaluate; return the agent and the episodes as (step, return, length)."""
     torch.manual_seed(args.seed)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if args.device not in ("auto", "cpu", device.type):
-        raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
-    device = device if args.device == "auto" else torch.device(args.device)
-    env, eval_env = make_env(args), make_env(args, "rgb_array" if args.capture_video else None)
-    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
+    device = pick_device(args.device)
+    env, eval_env = make_env(args), make_env(args, film=args.capture_video)
+    obs_size, act_size = env.observation_space.shape[0], int(env.action_space.n)
     agent = Agent(obs_size, act_size, args).to(device)
     groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
     groups += [{"params": agent.critic.parameters(), "lr": args.critic_lr}]
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
     optimizer = kind(groups, fused=True)
-    global_step, episodes = 0, []
-    if args.resume:
-        same = ("env_id", "hidden_sizes", "activation", "critic", "optimizer")
-        state = load(args.resume, **{name: getattr(args, name) for name in same})
-        try:
-            agent.load_state_dict(state["agent"])
-            moments = {"state": state["optimizer"]["state"]}  # the rates are those of the flags
-            optimizer.load_state_dict(optimizer.state_dict() | moments)
-            torch.set_rng_state(state["rng"])
-            global_step, episodes = state["global_step"], state["episodes"]
-        except (KeyError, RuntimeError, ValueError) as error:  # sizes that have changed since
-            reason = f"holds no agent for {args.env_id} as it is now"
-            raise InputError(f"--resume {args.resume}: {reason}") from error
-    folder, writer = start_run(args)
-    if args.capture_video:
-        eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
-
-    def save() -> None:
-        if not all(weight.isfinite().all() for weight in agent.parameters()):  # too large a step
-            raise FloatingPointError(f"step {global_step}: NaN or inf in weights")
-        state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
-        state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
-        torch.save(state, folder / "checkpoint.tmp")
-        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
-
-    # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
-    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
-    reset_seed, episode_over, window = seed, True, []
-    if device.type != "cpu":  # the checkpoint holds the CPU's generator only
-        torch.manual_seed(seed)
-
-    def solved() -> bool:
-        recent = [r for _, r, _ in episodes[-100:]]
-        return len(recent) == 100 and np.mean(recent) >= args.target_return
-
-    start_step, num_logged = global_step, len(episodes)
-    start_time = save_time = log_time = time.time()
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
-    finished = solved() or global_step >= args.total_timesteps
-    try:
-        while not finished:
-            # COLLECT one step.
+    with Run(args, env, agent=agent, optimizer=optimizer) as run:
+        seed, episode_over, window = run.env_seed, True, []
+        while not run.finished:
             if episode_over:
-                obs, _ = env.reset(seed=reset_seed)
+                obs, _ = env.reset(seed=seed)
                 obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-                next_action, reset_seed, episode_return, episode_length = None, None, 0.0, 0
-                gamma_t = 1.0  # I in the book
-            log_pi = agent.actor(obs[None])[0].log_softmax(-1)  # faster as a batch of one
+                seed, next_action, gamma_t = None, None, 1.0  # I in the book
+            log_pi = agent.actor(obs[None])[0].log_softmax(-1)
             action = sample(log_pi.detach()).item() if next_action is None else next_action
-            next_obs, reward, terminated, truncated, _ = env.step(env.action_space.start + action)
-            episode_over, episode_return = terminated or truncated, episode_return + float(reward)
-            global_step, episode_length = global_step + 1, episode_length + 1
-            if not np.isfinite(next_obs).all():
-                raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
+            next_obs, reward, terminated, truncated, _ = env.step(to_env(action, env.action_space))
+            episode_over = terminated or truncated
+            run.add_step(next_obs, reward, episode_over)
             next_obs = torch.as_tensor(next_obs, dtype=torch.float32, device=device)
-            if args.critic == "q":  # A', drawn before the update
-                next_action = agent.act(next_obs).item()
-
-            # LEARN from it.
-            step = (obs, action, float(reward), next_obs, next_action, terminated)
-            log_prob = log_pi[action]
-            delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
-            if not np.isfinite(delta * log_prob.item()):
-                where = "reward, first observation or weights"
-                raise FloatingPointError(f"step {global_step}: NaN or inf in {where}")
-            window.append((log_pi.detach(), log_prob.item(), delta, value, gamma_t))
-            gamma_t *= args.gamma if args.discount_policy_gradient else 1.0
-            obs = next_obs
-            if episode_over:
-                episodes.append((global_step, episode_return, episode_length))
-
-            # REPORT
-            finished = global_step >= args.total_timesteps or (episode_over and solved())
-            if finished or time.time() >= log_time + 0.25:  # oftener, it costs a tenth of the run
-                bar.update(global_step - bar.n)
-                log_time = time.time()
-                log_pis, *numbers = zip(*window)
-                log_pis, numbers = torch.stack(log_pis), torch.tensor(numbers)
-                chosen, deltas, values, gammas = numbers
-                weights = deltas if args.critic == "v" else values
-                gradients = [weight.grad for weight in agent.parameters()]
-                unexplained = deltas.var(correction=0) / (values + deltas).var(correction=0)
-                scalars = {
-                    "losses/policy_loss": -(gammas * weights * chosen).mean(),
-                    "losses/value_loss": deltas.pow(2).mean(),
-                    "losses/entropy": -(log_pis.exp() * log_pis).sum(-1).mean(),
-                    "losses/explained_variance": 1 - unexplained,
-                    "losses/grad_norm": nn.utils.get_total_norm(gradients),
-                    "charts/SPS": (global_step - start_step) / (log_time - start_time),
-                }
+            if args.critic == "q":
+                next_action = agent.act(next_obs).item()  # A', sampled before the update
+            step = Transition(obs, log_pi, action, reward, next_obs, next_action, terminated)
+            delta, value = update(agent, optimizer, step, gamma_t, args)
+            log_prob = log_pi[action].item()
+            run.check(delta=delta, log_prob=log_prob)
+            window.append((delta, value, gamma_t, log_prob, log_pi.detach()))
+            if run.due:
+                run.report(diagnostics(agent, window, args))
                 window.clear()
-                if new := episodes[num_logged:]:
-                    num_logged = len(episodes)
-                    means = np.mean(new, axis=0)
-                    _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
-                    last_100 = np.mean(episodes[-100:], axis=0)[1]
-                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
-                for tag, value in scalars.items():
-                    writer.add_scalar(tag, value, global_step)
-            if time.time() >= save_time + args.checkpoint_interval:
-                save_time = time.time()
-                save()
-    except KeyboardInterrupt:
-        save()
-        bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
-        raise
-    finally:
-        bar.close()
-        writer.close()
-        env.close()
-    seconds = f"{time.time() - start_time:.2f} s"
-    print(f"trained: {global_step - start_step} steps in {seconds}")
-    if solved():
-        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
-    save()
-    returns = evaluate(agent, eval_env, args.eval_episodes)
-    eval_env.close()
-    score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
-    print(f"evaluation: return {score} over {len(returns)} episodes")
-    return agent, episodes
+            if args.discount_policy_gradient:
+                gamma_t *= args.gamma
+            obs = next_obs
+    run.evaluate(agent, eval_env)
+    return agent, run.episodes
 
 
-if __name__ == "__main__":
+# ==================================================================================================
+# Plumbing: the same in all five files, except where the action space matters
+# ==================================================================================================
+SCRIPT = Path(globals().get("__file__", "notebook")).stem
+# Flags that a resumed run cannot change (no script has all of them).
+FIXED = ["env_id", "hidden_sizes", "activation", "optimizer", "shared_body", "norm_obs"]
+FIXED += ["critic", "twin_critics"]
+
+
+class InputError(ValueError):
+    """A mistake the user can fix: one line on stderr and exit status 2, no traceback."""
+
+
+def check_ranges(args: Args) -> None:
+    """Raise InputError if a flag is outside the range in its annotation."""
+    for name, hint in get_type_hints(Args, include_extras=True).items():
+        value = getattr(args, name)
+        if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
+            value = tuple(value) if isinstance(value, list) else value.item()
+            object.__setattr__(args, name, value)
+        values, kind = (value, get_args(hint)[0]) if isinstance(value, tuple) else ((value,), hint)
+        for low, high in getattr(kind, "__metadata__", ()):
+            if not all(low <= x <= high for x in values):
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; "auto" is the accelerator if there is one, and else the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if name not in ("auto", "cpu", found.type):
+        raise InputError(f"--device {name}: not available on this machine, use {found.type}")
+    return found if name == "auto" else torch.device(name)
+
+
+class PlainEnv(gym.Wrapper):
+    """Seed every random generator, convert rewards to floats, and drop info."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        if seed is not None:  # some environments sample from the global generators
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return obs, {}  # info that changes its shape or type breaks vector environments
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        return obs, np.asarray(reward, np.float64).item(), terminated, truncated, {}
+
+
+def make_env(args: Args, film: bool = False) -> gym.Env:
+    """Make one environment with flat observations; `film` makes it render frames."""
+    task = f"--env-id {args.env_id}" + " --capture-video" * film
     try:
-        args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
-        if args.resume:  # once more, now with the checkpoint's flags for those not given
-            args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
+        env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
+        if film:  # fail now, not after training
+            __import__("moviepy")
+            flat.reset(seed=0)
+            flat.render().shape  # noqa: B018
+    except Exception as error:
+        known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
+        if not film and not isinstance(error, known):
+            raise
+        text = " ".join(str(error).split())
+        if extra := re.search(r"gymnasium\[\w+\]", text):
+            text += f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
+        elif isinstance(error, ModuleNotFoundError):
+            text += "; modules are searched beside the script and in PYTHONPATH"
+        elif film:
+            text += "; filming needs rgb_array rendering, moviepy, a display or MUJOCO_GL=egl"
+        raise InputError(f"{task}: {text}") from error
+    space = env.action_space
+    if not isinstance(space, gym.spaces.Discrete):
+        box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
+        hint = "use a2c_continuous.py or ddpg.py" if box else "none of the five scripts takes these"
+        raise InputError(f"{task}: actions are {space}; {hint}")
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    if image or len(flat.observation_space.shape or ()) != 1:
+        raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
+    return flat
+
+
+def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
+    """Map actions 0, 1, ... to those of a space that may start elsewhere."""
+    return actions + space.start
+
+
+def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
+    """Returns of complete episodes of the greedy policy, on the seeds 0, 1, ..."""
+    device, returns = next(agent.parameters()).device, [0.0] * num_episodes
+    # A greedy policy may never finish; cap episodes that have no time limit.
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000
+    for episode in range(num_episodes):
+        obs, _ = env.reset(seed=episode)
+        for _ in range(limit):
+            obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+            action = to_env(agent.act(obs, greedy=True).cpu().numpy(), env.action_space)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            returns[episode] += float(reward)
+            if terminated or truncated:
+                break
+        else:
+            print(f"evaluation: episode {episode} was cut after {limit} steps", file=sys.stderr)
+    return returns
+
+
+def load(path: str, args: Args | None = None) -> dict:
+    """Read a checkpoint of this script, given the file or its folder; args must agree with it."""
+    file = Path(path).expanduser()
+    try:
+        file = file / "checkpoint.pt" if file.is_dir() else file
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        found = {"script": state["script"], "flags": sorted(state["args"]), **state["args"]}
+    except Exception as error:  # an invalid file can raise almost anything here
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
+        raise InputError(f"--resume {path}: {reason}") from error
+    wanted = {"script": SCRIPT, "flags": sorted(asdict(Args()))}
+    wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    return state
+
+
+class Run:
+    """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
+
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
+    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
+    """
+
+    def __init__(self, args: Args, env, report_interval: float = 0.25, **parts) -> None:
+        self.args, self.env, self.parts, self.report_interval = args, env, parts, report_interval
+        self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
+        if args.resume:
+            self.restore(args.resume)
+        self.start_step, self.num_logged, self.due = self.step, len(self.episodes), False
+        # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
+        self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
+        if args.device != "cpu":  # checkpoints hold the state of the CPU's generator only
+            torch.manual_seed(self.env_seed)
+        num_envs = getattr(args, "num_envs", 1)
+        self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
+        log_dir = Path(args.log_dir).expanduser()
+        self.folder = log_dir / re.sub("[/:]", "_", name)
+        self.checkpoint = self.folder / "checkpoint.pt"
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"--log-dir: cannot make {self.folder}: {error.strerror}") from error
+        print(f"run folder: {self.folder}")
+        print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
+
+    def __enter__(self) -> "Run":
+        self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
+        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
+        self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
+        total = self.args.total_timesteps
+        self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
+        self.start_time = self.save_time = self.report_time = time.perf_counter()
+        return self
+
+    @property
+    def solved(self) -> bool:
+        """Whether the last 100 episodes reach --target-return on average."""
+        recent = [episode_return for _, episode_return, _ in self.episodes[-100:]]
+        return len(recent) == 100 and sum(recent) / 100 >= self.args.target_return
+
+    @property
+    def finished(self) -> bool:
+        """Whether to stop."""
+        return self.step >= self.args.total_timesteps or self.solved
+
+    def check(self, **values) -> None:
+        """Stop the run, naming the step, if a number or an array is not finite."""
+        for name, value in values.items():
+            if not np.isfinite(np.float32(value)).all():
+                raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
+
+    def add_step(self, obs, reward, done, live=True) -> None:
+        """Count one step: arrays (N, ...) from N environments, or the values of a single one."""
+        self.step += int(np.sum(live))
+        self.check(observation=obs, reward=reward)
+        self.episode_return += reward * live
+        self.episode_length += live
+        for i in np.flatnonzero(done):
+            total, length = float(self.episode_return[i]), int(self.episode_length[i])
+            self.episodes.append((self.step, total, length))
+            self.episode_return[i] = self.episode_length[i] = 0
+        self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+
+    def report(self, losses: dict[str, float]) -> None:
+        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        self.report_time, self.due = time.perf_counter(), False
+        scalars = {f"losses/{name}": value for name, value in losses.items()}
+        seconds = self.report_time - self.start_time
+        scalars["charts/SPS"] = (self.step - self.start_step) / seconds
+        if new := self.episodes[self.num_logged :]:
+            self.num_logged = len(self.episodes)
+            _, mean_return, mean_length = np.mean(new, 0)
+            scalars |= {
+                "charts/episodic_return": mean_return,
+                "charts/episodic_length": mean_length,
+            }
+            _, recent, _ = np.mean(self.episodes[-100:], 0)
+            self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+        for tag, value in scalars.items():
+            self.writer.add_scalar(tag, value, self.step)
+        self.bar.update(self.step - self.bar.n)
+        if self.report_time >= self.save_time + self.args.checkpoint_interval:
+            self.save_time = self.report_time
+            self.save()
+
+    def save(self) -> None:
+        """Write checkpoint.pt; atomic, so a kill never leaves a partial file."""
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        if not all(weight.isfinite().all() for weight in parts["agent"].values()):
+            raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
+        state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
+        state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
+        torch.save(state, self.checkpoint.with_suffix(".tmp"))
+        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+
+    def restore(self, path: str) -> None:
+        """Continue from a checkpoint."""
+        state = load(path, self.args)
+        try:
+            for name, part in self.parts.items():
+                saved = state[name]
+                if isinstance(part, torch.optim.Optimizer):  # learning rates come from the flags
+                    saved = part.state_dict() | {"state": saved["state"]}
+                part.load_state_dict(saved)
+            torch.set_rng_state(state["rng"])
+            self.step, self.episodes = state["global_step"], state["episodes"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = f"does not match the current spaces of {self.args.env_id}"
+            raise InputError(f"--resume {path}: {reason}") from error
+
+    def __exit__(self, kind, error, traceback) -> None:
+        seconds = f"{time.perf_counter() - self.start_time:.2f} s"
+        try:
+            if kind is not FloatingPointError:  # the last good checkpoint stays
+                self.save()
+        finally:
+            self.bar.update(self.step - self.bar.n)
+            self.bar.close()
+            self.writer.close()
+            if error and isinstance(self.env.unwrapped, gym.vector.AsyncVectorEnv):
+                for worker in self.env.unwrapped.processes:
+                    worker.kill()  # a reply may be half-read, so do not use the pipes again
+                    worker.join()
+                self.env.unwrapped.closed = True
+            else:
+                self.env.close()
+        if error is None:
+            print(f"trained: {self.step - self.start_step} steps in {seconds}")
+        elif kind is not FloatingPointError:
+            print(f"stopped at step {self.step}: continue with --resume {self.checkpoint}")
+        if self.solved:
+            target = self.args.target_return
+            print(f"target return {target} reached at step {self.step} after {seconds}")
+
+    def evaluate(self, agent: Agent, env: gym.Env) -> None:
+        """Play the greedy policy and print the evaluation line."""
+        if self.args.capture_video:
+            folder = str(self.folder / "videos")
+            env = gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: True)
+        returns = evaluate(agent, env, self.args.eval_episodes)
+        env.close()
+        score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
+        print(f"evaluation: return {score} over {len(returns)} episodes")
+
+
+def main() -> None:
+    """Run the script from the command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume")
+    try:
+        resume = parser.parse_known_args()[0].resume
+        default = Args(**load(resume)["args"]) if resume else Args()
+        args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
+        torch.set_num_threads(args.torch_threads)
+        torch.set_flush_denormal(True)  # Adam's moments of dead units become denormal, hence slow
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
+    main()

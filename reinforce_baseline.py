@@ -1,43 +1,49 @@
 """REINFORCE, the Monte-Carlo policy gradient, with a choice of baselines.
 
-N whole sessions (episodes) are played with the policy pi(a|s, theta). Then each action is made more
-likely, or less, by how much better than a baseline b(s) the rest of its session went.
+Each iteration plays N whole sessions (episodes) with the policy pi(a|s). Each action then becomes
+more likely if the rest of its session went better than a baseline b(s), and less likely otherwise.
 
-    G_t      = r_t+1 + gamma G_t+1                             the return, to the end of the session
-    L_actor  = -mean over sessions of sum over t of (G_t - b(s_t)) log pi(a_t|s_t)
-    L_V      = mean[(G_t - V(s_t))^2]                          K steps; only for b = V
+    G[t]    = r[t+1] + gamma G[t+1]                           return, to the end of the session
+    L_actor = -mean over sessions of sum over t of (G[t] - b(s[t])) log pi(a[t]|s[t])
+    L_V     = mean[(G[t] - V(s[t]))^2]                        K steps; only for b = V
 
-    --baseline none     b = 0 (Sutton and Barto 2018, section 13.3)
-    --baseline mean     b = moving average of the G_t of earlier sessions
-    --baseline value    b = V(s_t), learned (section 13.4)
+    --baseline none     b = 0                                 (Sutton and Barto 2018, section 13.3)
+    --baseline mean     b = moving average of the returns of earlier sessions
+    --baseline value    b = V(s[t]), a learned function       (section 13.4)
 
-As long as the baseline does not depend on the action, the expected gradient stays the same and only
-its variance changes (TensorBoard: losses/policy_gradient_variance, of the gradient before it is
-clipped). So V is trained only after it has been used: fitted to these very returns first, it would
-depend on the actions behind them. It is a baseline and no critic, although its flags are named as
-in the other scripts: it never stands in for rewards, nothing is bootstrapped. The one
-exception is a session that a time limit ended, whose lost rest V can estimate (--bootstrap).
+A baseline that does not depend on the action leaves the expected gradient unchanged and reduces its
+variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
+only after it has been used: trained first, it would depend on the actions behind these returns.
 
-The gamma^t in Sutton and Barto's box, with which the late steps of a session count for less, is
-left out, as practice does; --discount-policy-gradient puts it back.
+V is a baseline and not a critic, although its flags are named as in the other scripts: nothing is
+bootstrapped from it. The one exception is a session ended by a time limit, whose missing tail V can
+estimate (--bootstrap).
 
-    python reinforce_baseline.py          solves CartPole-v1 in seconds and ends with a line like
+Differences from the book:
+- N sessions per update instead of one, gradients are clipped, and the optimizer is Adam.
+- The factor gamma^t, which gives late steps little weight, is omitted, as in most code.
+  --discount-policy-gradient restores it.
+
+    python reinforce_baseline.py          solves CartPole-v1 in seconds; the last line is similar to
                                           `evaluation: return 500.00 +- 0.00 over 10 episodes`
     python reinforce_baseline.py --help   lists the flags
 """
 
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch>=2.7", "gymnasium[classic-control,box2d,mujoco]>=1.1", "tyro>=0.9",
-#   "numpy>=1.26", "tensorboard>=2.16", "tqdm>=4.66", "moviepy>=2.0"]
+# dependencies = ["torch>=2.7", "gymnasium[classic-control]>=1.1", "tyro>=0.9", "numpy>=1.26",
+#   "tensorboard>=2.16", "tqdm>=4.66"]
 # ///
-import os
+import argparse
+import random
+import re
+import shlex
 import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple, get_args, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -48,70 +54,64 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
+Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+
 
 @dataclass(frozen=True)
 class Args:
-    # Run
-    seed: int = 0  # the same seed, machine and versions give the same result, bit for bit
-    total_timesteps: int = 300_000  # environment steps, of all sessions together
-    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
-    torch_threads: int = 1  # for networks this small, more threads are slower
-    log_dir: str = "runs"  # every run makes a new folder in it
-    eval_episodes: int = 10  # complete episodes of the greedy policy, played after training
-    capture_video: bool = False  # film the evaluation
-    target_return: float = np.inf  # stop once the last 100 episodes average this or more
-    checkpoint_interval: float = 60.0  # seconds between two checkpoints
-    resume: str | None = None  # continue a checkpoint.pt; its flags are the command line's defaults
-    # Environment
-    env_id: str = "CartPole-v1"  # a Gymnasium id: Discrete actions, no image, episodes that end
-    num_envs: int = 16  # N, sessions played side by side between two updates
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: in one process; async: in N
     # Algorithm
-    baseline: Literal["none", "mean", "value"] = "value"  # b: 0, a moving average of returns, V(s)
-    bootstrap: bool = True  # for value: add gamma V(s) where a time limit ended a session
-    discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book's box
-    gamma: float = 0.99  # discount; nearer to 1 where the reward comes hundreds of steps late
-    mean_decay: float = 0.9  # what each update keeps of the moving average; it starts at 0
-    actor_lr: float = 3e-3  # learning rate of the policy
-    critic_lr: float = 5e-3  # learning rate of the value baseline
-    anneal_lr: bool = True  # lower both rates linearly, to 0 at total_timesteps
-    critic_updates: int = 10  # K, gradient steps of the value baseline for one of the policy
-    ent_coef: float = 0.0  # weight of the entropy in the loss, summed over a session like the rest
-    max_grad_norm: float = 0.5  # each network's gradient is clipped to this norm; inf: never
-    hidden_sizes: tuple[int, ...] = (64, 64)  # units of each hidden layer
+    total_timesteps: Count = 300_000  # environment steps, summed over all sessions
+    num_envs: Count = 16  # N, sessions per update, played in parallel
+    baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
+    bootstrap: bool = True  # value baseline: add gamma V(s) where a time limit ends a session
+    discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
+    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    mean_decay: Share = 0.9  # share of the moving average that each update keeps; it starts at 0
+    actor_lr: Weight = 3e-3  # learning rate of the policy
+    critic_lr: Weight = 5e-3  # learning rate of the value baseline
+    anneal_lr: bool = True  # decrease both rates linearly to 0 at total_timesteps
+    critic_updates: Count = 10  # K, steps of the value baseline per step of the policy
+    ent_coef: Weight = 0.0  # entropy bonus, summed over a session like the loss
+    max_grad_norm: Weight = 0.5  # clip each network's gradient to this norm; inf disables it
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+    # Environment
+    env_id: str = "CartPole-v1"  # Gymnasium id; Discrete actions, vectors, episodes that end
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: one process; async: N
+    # Run
+    seed: Annotated[int, (0, 2**64 - 1)] = (
+        0  # same seed, machine and versions: bit-identical result
+    )
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
+    torch_threads: Count = 1  # CPU threads; one is fastest for small networks
+    log_dir: str = "runs"  # parent folder of the run folder
+    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    capture_video: bool = False  # record the evaluation episodes
+    target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
+    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
+    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
 
     def __post_init__(self) -> None:
-        low = {"seed": 0, "target_return": -np.inf}
-        high = {"seed": 2**64 - 1, "gamma": 1, "mean_decay": 1}
-        for name, value in asdict(self).items():
-            if isinstance(value, np.generic | list):  # a checkpoint has plain numbers and tuples
-                value = tuple(value) if isinstance(value, list) else value.item()
-                object.__setattr__(self, name, value)
-            counts = type(getattr(Args, name)) in (int, tuple)  # whole numbers: from 1
-            least, most = low.get(name, int(counts)), high.get(name, np.inf)
-            for x in value if isinstance(value, tuple) else (value,):
-                if isinstance(x, int | float) and not least <= x <= most:
-                    flag = "--" + name.replace("_", "-")
-                    raise ValueError(f"{flag} must lie in [{least}, {most}], got {value}")
+        check_ranges(self)
 
 
-# THE EQUATIONS
+# --- Equations
 def discounted_returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
-    """G_t = r_t+1 + gamma G_t+1, in linear time; rewards (T, N), 0 after the end -> (T, N)."""
-    returns = 1.0 * rewards  # a copy, with room for fractions
+    """G[t] = r[t+1] + gamma G[t+1]: rewards (T, N), 0 after the end of a session -> (T, N)."""
+    returns = 1.0 * rewards  # a copy, in floating point
     for t in reversed(range(len(rewards) - 1)):
         returns[t] += gamma * returns[t + 1]
     return returns
 
 
 def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_sessions: int) -> Tensor:
-    """Its gradient is -1/N sum of (G - b) grad log pi over all steps of N sessions; (B,) -> ()."""
-    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would be (B, B)
+    """-1/N sum of (G - b) log pi over all steps of N sessions, G - b constant; (B,), (B,) -> ()."""
+    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
     return -(advantages.detach() * log_probs).sum() / num_sessions
 
 
-# THE NETWORKS
+# --- Networks
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Linear layers with orthogonal weights, and an activation after each but the last."""
     layers: list[nn.Module] = []
@@ -129,7 +129,7 @@ class Agent(nn.Module):
         super().__init__()
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
-        # Other gains for the last layers: the first policy is about the same in all states.
+        # A small gain in the last layer makes the initial policy nearly uniform.
         nn.init.orthogonal_(self.actor[-1].weight, 0.01)
         nn.init.orthogonal_(self.critic[-1].weight, 1.0)
         self.register_buffer("mean_return", torch.zeros(()))
@@ -142,12 +142,13 @@ class Agent(nn.Module):
         """b(s): (B, obs_size) -> (B,)."""
         if kind == "value":
             return self.value(obs)
-        b = self.mean_return if kind == "mean" else torch.zeros_like(self.mean_return)
-        return b.expand(len(obs))
+        if kind == "mean":
+            return self.mean_return.expand(len(obs))
+        return torch.zeros_like(self.mean_return).expand(len(obs))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """Actions drawn from pi, or the likeliest: (..., obs_size) -> (...)."""
+        """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
         if not greedy:  # -log of an exponential draw is Gumbel noise; its argmax draws from pi
             logits -= torch.empty_like(logits).exponential_().log()
@@ -160,294 +161,471 @@ class Agent(nn.Module):
         return log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropy
 
 
-# THE ENVIRONMENTS
-class InputError(ValueError):
-    """What the user can mend: one line on stderr and exit status 2, no traceback."""
+# --- Collect
+class Sessions(NamedTuple):
+    """N whole sessions; row t is the step that leaves s[t], T is the length of the longest."""
+
+    obs: np.ndarray  # (T, N, obs_size)
+    actions: np.ndarray  # (T, N)
+    rewards: np.ndarray  # (T, N); rewards[t] is r[t+1], and 0 after the end
+    live: np.ndarray  # (T, N); False after the end: such rows are never learned from
+    last_obs: np.ndarray  # (N, obs_size), the observation after the last step
+    truncated: np.ndarray  # (N,), whether only the time limit ended the session
 
 
-def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
-    """N environments to train in and one, as it is, to evaluate in; with flat observations."""
-    try:
-        env = gym.make(args.env_id)
-    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
-        raise InputError(f"--env-id {args.env_id}: {error}") from error
-    if not isinstance(env.action_space, gym.spaces.Discrete):
-        hint = "not Discrete; for Box there is a2c_continuous.py"
-        raise InputError(f"--env-id {args.env_id}: {env.action_space} is {hint}")
-    if not env.observation_space.is_np_flattenable or len(env.observation_space.shape or ()) > 1:
-        raise InputError(f"--env-id {args.env_id}: observes no vector, and these networks are MLPs")
-    if args.capture_video:
-        if "rgb_array" not in env.metadata.get("render_modes", ()):
-            raise InputError(f"--capture-video: {args.env_id} draws no pictures")
-        env = gym.make(args.env_id, render_mode="rgb_array")
-    mode = None if args.vectorization == "auto" else args.vectorization
-    envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode)
-    if envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        raise InputError(f"--vectorization: {args.env_id} resets within a step, use sync")
-    flat = gym.wrappers.FlattenObservation(env)
-    if flat.observation_space != env.observation_space:
-        envs = gym.wrappers.vector.FlattenObservation(envs)
-    return envs, flat
-
-
-# EVALUATE, SAVE, LOAD
-def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of complete episodes of the greedy policy; the seeds are the same in every run."""
-    # A greedy policy may walk in circles: where the environment sets no limit to that, this does.
-    env = gym.wrappers.TimeLimit(env, env.unwrapped.spec.max_episode_steps or 10_000)
-    returns, device = [0.0] * num_episodes, next(agent.parameters()).device
-    for episode in range(num_episodes):
-        (obs, _), done = env.reset(seed=episode), False
-        while not done:
-            obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-            action = env.action_space.start + agent.act(obs, greedy=True).item()
-            obs, reward, terminated, truncated, _ = env.step(action)
-            returns[episode] += float(reward)
-            done = terminated or truncated
-    return returns
-
-
-def load(path: str, **expected) -> dict:
-    """Read a checkpoint of this script whose args are as expected."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["args"] | {"script": state["script"]}
-    except Exception as error:  # which one depends on what the foreign file holds
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
-        raise InputError(f"--resume {path}: {reason}") from error
-    for name, value in {"script": Path(__file__).stem, **expected}.items():
-        if found.get(name) != value:
-            raise InputError(f"--resume {path}: made with {name} {found.get(name)}, not {value}")
-    if state["args"].keys() != asdict(Args()).keys():
-        raise InputError(f"--resume {path}: made by another version of this script")
-    return state
-
-
-def start_run(args: Args) -> tuple[Path, SummaryWriter]:
-    """Make the folder <log_dir>/<env_id>__<script>__<seed>__<unix time>, new and writable."""
-    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.time():.6f}"
-    folder = Path(args.log_dir, name.replace("/", "_").replace(":", "_"))
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--log-dir: cannot make {folder}: {error.strerror}") from error
-    print(f"run folder: {folder}\nto watch it: tensorboard --logdir {args.log_dir}", flush=True)
-    writer = SummaryWriter(folder, flush_secs=10)  # and so long close() may take after a Ctrl-C
-    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
-    writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-    return folder, writer
-
-
-# COLLECT
-def play(agent: Agent, envs: gym.vector.VectorEnv) -> tuple:
-    """Play one whole session in each of N environments.
-
-    An environment that is through plays on until all are, but those rows are not `live`. Returns
-    obs (T, N, obs_size), actions, rewards and live (T, N), then last_obs (N, obs_size), the states
-    after the last steps, and cut (N,), whether it was a time limit that ended the session.
-    """
+def play(agent: Agent, envs: gym.vector.VectorEnv, run: "Run") -> Sessions:
+    """Play one session in each environment; those that finish early step on until all are done."""
     obs, _ = envs.reset()
     rows, live = [], np.ones(len(obs), bool)
-    last_obs, cut = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
+    last_obs, limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
     device = next(agent.parameters()).device
     while live.any():
         obs = obs.astype(np.float32)
         actions = agent.act(torch.from_numpy(obs).to(device)).cpu().numpy()
-        step = envs.step(actions + envs.single_action_space.start)
+        step = envs.step(to_env(actions, envs.single_action_space))
         next_obs, rewards, terminated, truncated, _ = step
-        rows.append((obs, actions, np.where(live, rewards, 0).astype(np.float32), live))
+        rewards = np.where(live, rewards, 0).astype(np.float32)
+        rows.append((obs, actions, rewards, live))
         ended = live & (terminated | truncated)
-        last_obs[ended], cut[ended] = next_obs[ended], ~terminated[ended]
+        last_obs[ended], limit[ended] = next_obs[ended], ~terminated[ended]
+        run.add_step(next_obs, rewards, ended, live)
         obs, live = next_obs, live & ~ended
-    return *(np.stack(column) for column in zip(*rows)), last_obs, cut
+    return Sessions(*(np.stack(column) for column in zip(*rows)), last_obs, limit)
 
 
-# LEARN
-def gradient_variance(agent: Agent, obs, actions, advantages, sessions: list[Tensor]) -> Tensor:
-    """Variance of the policy gradient: that of one session's, over N, summed over all weights.
+# --- Learn
+class Batch(NamedTuple):
+    """The B steps of N sessions, without the rows after their ends."""
 
-    Each session is given by the mask of its rows among the B: obs (B, obs_size), all else (B,).
-    """
-    gradients = []
-    for rows in sessions:
-        log_probs, _ = agent.log_prob_and_entropy(obs[rows], actions[rows])
-        loss = reinforce_loss(log_probs, advantages[rows], 1)
-        gradient = torch.autograd.grad(loss, agent.actor.parameters())
-        gradients.append(nn.utils.parameters_to_vector(gradient))
-    return torch.stack(gradients).var(0).sum() / len(sessions)
+    obs: Tensor  # (B, obs_size)
+    actions: Tensor  # (B,)
+    returns: Tensor  # (B,), G[t]
+    advantages: Tensor  # (B,), G[t] - b(s[t]), or gamma^t times that
+    session: Tensor  # (B,), the session of each step
+
+
+@torch.no_grad()
+def make_batch(agent: Agent, sessions: Sessions, args: Args) -> Batch:
+    """Compute returns and advantages with the current baseline."""
+    device, live = next(agent.parameters()).device, sessions.live
+    rewards = sessions.rewards.copy()
+    if args.baseline == "value" and args.bootstrap:
+        tail = agent.value(torch.from_numpy(sessions.last_obs).to(device)).cpu().numpy()
+        last_step = live.sum(0) - 1, np.arange(len(tail))  # of each session
+        rewards[last_step] += args.gamma * sessions.truncated * tail
+    t, session = live.nonzero()  # (B,), (B,)
+    returns = discounted_returns(rewards, args.gamma)[live]
+    arrays = sessions.obs[live], sessions.actions[live], returns, session
+    obs, actions, returns, session = (torch.from_numpy(array).to(device) for array in arrays)
+    advantages = returns - agent.baseline(obs, args.baseline)
+    if args.discount_policy_gradient:
+        advantages *= torch.from_numpy((args.gamma**t).astype(np.float32)).to(device)
+    return Batch(obs, actions, returns, advantages, session)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
-    """One gradient step; returns the norm of the gradient before it is clipped."""
-    optimizer.zero_grad()  # to None: the optimizer skips the network that the loss is not about
+    """Take one gradient step; return the norm of the gradient before it is clipped."""
+    optimizer.zero_grad()
     loss.backward()
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, max_grad_norm)
+    norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
     optimizer.step()
     return norm
 
 
-def update(agent: Agent, optimizer, sessions: tuple, args: Args, report: bool) -> dict:
-    """One step for the policy, then K for the value baseline; returns what to log of them."""
-    obs, actions, rewards, live, last_obs, cut = sessions
-    device, N = next(agent.parameters()).device, len(cut)
-    if args.baseline == "value" and args.bootstrap:
-        rest = agent.value(torch.from_numpy(last_obs).to(device)).detach().cpu().numpy()
-        rewards = rewards.copy()
-        rewards[live.sum(0) - 1, range(N)] += args.gamma * cut * rest
-    t, session = live.nonzero()  # (B,) each
-    weights = (args.gamma ** (t * args.discount_policy_gradient)).astype(np.float32)  # or 1
-    arrays = obs[live], actions[live], discounted_returns(rewards, args.gamma)[live], weights
-    obs, actions, returns, weights = (torch.from_numpy(array).to(device) for array in arrays)
+def update(agent: Agent, actor_optimizer, critic_optimizer, batch: Batch, args: Args) -> dict:
+    """Take one step of the policy, then train the baselines; return the losses."""
+    log_probs, entropies = agent.log_prob_and_entropy(batch.obs, batch.actions)
+    policy_loss = reinforce_loss(log_probs, batch.advantages, args.num_envs)
+    loss = policy_loss - args.ent_coef * entropies.sum() / args.num_envs
+    norms = [descend(actor_optimizer, loss, args.max_grad_norm)]
+    losses = {"policy_loss": policy_loss, "entropy": entropies.mean()}
+    # Only now, so that the baselines did not depend on the actions that they judged.
+    agent.mean_return.lerp_(batch.returns.mean(), 1 - args.mean_decay)
+    if args.baseline == "value":
+        for _ in range(args.critic_updates):
+            losses["value_loss"] = F.mse_loss(agent.value(batch.obs), batch.returns)
+            norm = descend(critic_optimizer, losses["value_loss"], args.max_grad_norm)
+        norms.append(norm)
+    losses["grad_norm"] = torch.stack(norms).norm()
+    return {name: loss.item() for name, loss in losses.items()}
 
-    baseline = agent.baseline(obs, args.baseline).detach()
-    advantages = weights * (returns - baseline)
-    log_probs, entropies = agent.log_prob_and_entropy(obs, actions)
-    policy_loss = reinforce_loss(log_probs, advantages, N)
-    loss = policy_loss - args.ent_coef * entropies.sum() / N
-    logs = {"policy_loss": policy_loss, "entropy": entropies.mean()}
-    unexplained = (returns - baseline).var(correction=0) / returns.var(correction=0)
-    logs["explained_variance"] = 1 - unexplained
-    if report and N > 1:
-        rows = [torch.from_numpy(session == n) for n in range(N)]
-        logs["policy_gradient_variance"] = gradient_variance(agent, obs, actions, advantages, rows)
-    logs["grad_norm"] = descend(optimizer, loss, args.max_grad_norm)
-    # Only now the baselines, so that they did not depend on the actions they were used for.
-    agent.mean_return.lerp_(returns.mean(), 1 - args.mean_decay)
-    for _ in range(args.critic_updates * (args.baseline == "value")):
-        logs["value_loss"] = F.mse_loss(agent.value(obs), returns)
-        descend(optimizer, logs["value_loss"], args.max_grad_norm)
-    return logs
+
+def gradient_variance(agent: Agent, batch: Batch, num_sessions: int) -> float:
+    """Variance of the policy gradient: that of one session's, over N, summed over all weights."""
+    gradients = []
+    for n in range(num_sessions):
+        rows = batch.session == n
+        log_probs, _ = agent.log_prob_and_entropy(batch.obs[rows], batch.actions[rows])
+        loss = reinforce_loss(log_probs, batch.advantages[rows], 1)
+        gradient = torch.autograd.grad(loss, agent.actor.parameters())
+        gradients.append(nn.utils.parameters_to_vector(gradient))
+    return torch.stack(gradients).var(0).sum().item() / num_sessions
+
+
+def diagnostics(agent: Agent, batch: Batch, args: Args) -> dict[str, float]:
+    """Explained variance of the returns by the baseline, and the policy gradient's variance."""
+    errors = batch.returns - agent.baseline(batch.obs, args.baseline).detach()
+    ratio = errors.var(correction=0) / batch.returns.var(correction=0)
+    found = {"explained_variance": 1 - ratio.item()}
+    if args.num_envs > 1:
+        found["policy_gradient_variance"] = gradient_variance(agent, batch, args.num_envs)
+    return found
+
+
+# --- Train
+def anneal(optimizer: torch.optim.Optimizer, rate: float, step: int, args: Args) -> None:
+    """Set the learning rate, which decreases linearly to 0 at total_timesteps."""
+    remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
+    optimizer.param_groups[0]["lr"] = rate * remaining
 
 
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
-    """Train, save, evaluate. Returns the agent and its episodes: (global step, return, length)."""
-    torch.set_num_threads(args.torch_threads)
+    """Train and evaluate; return the agent and the episodes as (step, return, length)."""
     torch.manual_seed(args.seed)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if args.device not in ("auto", "cpu", device.type):
-        raise InputError(f"--device {args.device}: not on this machine, use {device.type}")
-    device = device if args.device == "auto" else torch.device(args.device)
+    device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
     agent = Agent(obs_size, act_size, args).to(device)
-    groups = [{"params": list(part.parameters())} for part in (agent.actor, agent.critic)]
-    optimizer = torch.optim.Adam(groups, eps=1e-5, fused=True)
-    global_step, episodes = 0, []
-    if args.resume:
-        same = ("env_id", "hidden_sizes", "activation")
-        state = load(args.resume, **{name: getattr(args, name) for name in same})
-        try:
-            agent.load_state_dict(state["agent"])
-            optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["rng"])
-            global_step, episodes = state["global_step"], state["episodes"]
-        except (KeyError, RuntimeError, ValueError) as error:  # sizes that have changed since
-            reason = f"holds no agent for {args.env_id} as it is now"
-            raise InputError(f"--resume {args.resume}: {reason}") from error
-    folder, writer = start_run(args)
-    if args.capture_video:
-        eval_env = gym.wrappers.RecordVideo(eval_env, str(folder / "videos"), lambda episode: True)
+    optimizers = {
+        "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), eps=1e-5, fused=True),
+        "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), eps=1e-5, fused=True),
+    }
+    actor_optimizer, critic_optimizer = optimizers.values()
+    with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
+        envs.reset(seed=run.env_seed)
+        while not run.finished:
+            anneal(actor_optimizer, args.actor_lr, run.step, args)
+            anneal(critic_optimizer, args.critic_lr, run.step, args)
+            batch = make_batch(agent, play(agent, envs, run), args)
+            if run.due:  # before the update; the gradient's variance costs half as much as one
+                looked_at = diagnostics(agent, batch, args)
+            losses = update(agent, actor_optimizer, critic_optimizer, batch, args)
+            run.check(**losses)
+            if run.due:
+                run.report(losses | looked_at)
+    run.evaluate(agent, eval_env)
+    return agent, run.episodes
 
-    def save() -> None:
-        state = {"script": Path(__file__).stem, "args": asdict(args), "global_step": global_step}
-        state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"rng": torch.get_rng_state(), "episodes": episodes[-100:]}
-        torch.save(state, folder / "checkpoint.tmp")
-        (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")  # a kill leaves a whole one
 
-    # A seed made of seed and step: neighbouring runs share no episodes, resumed ones repeat none.
-    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
-    envs.reset(seed=seed)
-    if device.type != "cpu":  # the checkpoint holds the CPU's generator only
-        torch.manual_seed(seed)
+# ==================================================================================================
+# Plumbing: the same in all five files, except where the action space matters
+# ==================================================================================================
+SCRIPT = Path(globals().get("__file__", "notebook")).stem
+# Flags that a resumed run cannot change (no script has all of them).
+FIXED = ["env_id", "hidden_sizes", "activation", "optimizer", "shared_body", "norm_obs"]
+FIXED += ["critic", "twin_critics"]
 
-    def solved() -> bool:
-        recent = [r for _, r, _ in episodes[-100:]]
-        return len(recent) == 100 and np.mean(recent) >= args.target_return
 
-    start_step, num_logged, log_time = global_step, len(episodes), 0.0
-    start_time = save_time = time.time()
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=0.5)
-    finished = solved() or global_step >= args.total_timesteps
+class InputError(ValueError):
+    """A mistake the user can fix: one line on stderr and exit status 2, no traceback."""
+
+
+def check_ranges(args: Args) -> None:
+    """Raise InputError if a flag is outside the range in its annotation."""
+    for name, hint in get_type_hints(Args, include_extras=True).items():
+        value = getattr(args, name)
+        if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
+            value = tuple(value) if isinstance(value, list) else value.item()
+            object.__setattr__(args, name, value)
+        values, kind = (value, get_args(hint)[0]) if isinstance(value, tuple) else ((value,), hint)
+        for low, high in getattr(kind, "__metadata__", ()):
+            if not all(low <= x <= high for x in values):
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; "auto" is the accelerator if there is one, and else the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if name not in ("auto", "cpu", found.type):
+        raise InputError(f"--device {name}: not available on this machine, use {found.type}")
+    return found if name == "auto" else torch.device(name)
+
+
+class PlainEnv(gym.Wrapper):
+    """Seed every random generator, convert rewards to floats, and drop info."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        if seed is not None:  # some environments sample from the global generators
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return obs, {}  # info that changes its shape or type breaks vector environments
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        return obs, np.asarray(reward, np.float64).item(), terminated, truncated, {}
+
+
+def make_env(args: Args, film: bool = False) -> gym.Env:
+    """Make one environment with flat observations; `film` makes it render frames."""
+    task = f"--env-id {args.env_id}" + " --capture-video" * film
     try:
-        while not finished:
-            # COLLECT N whole sessions.
-            remaining = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
-            sessions = obs, _, rewards, live, last_obs, _ = play(agent, envs)
-            global_step += int(live.sum())
-            if not (np.isfinite(obs[live]).all() and np.isfinite(last_obs).all()):
-                raise FloatingPointError(f"step {global_step}: NaN or inf in observation")
-            for session_return, length in zip(rewards.sum(0), live.sum(0)):
-                episodes.append((global_step, float(session_return), int(length)))
+        env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
+        if film:  # fail now, not after training
+            __import__("moviepy")
+            flat.reset(seed=0)
+            flat.render().shape  # noqa: B018
+    except Exception as error:
+        known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
+        if not film and not isinstance(error, known):
+            raise
+        text = " ".join(str(error).split())
+        if extra := re.search(r"gymnasium\[\w+\]", text):
+            text += f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
+        elif isinstance(error, ModuleNotFoundError):
+            text += "; modules are searched beside the script and in PYTHONPATH"
+        elif film:
+            text += "; filming needs rgb_array rendering, moviepy, a display or MUJOCO_GL=egl"
+        raise InputError(f"{task}: {text}") from error
+    space = env.action_space
+    if not isinstance(space, gym.spaces.Discrete):
+        box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
+        hint = "use a2c_continuous.py or ddpg.py" if box else "none of the five scripts takes these"
+        raise InputError(f"{task}: actions are {space}; {hint}")
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    if image or len(flat.observation_space.shape or ()) != 1:
+        raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
+    return flat
 
-            # LEARN from them.
-            for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
-                group["lr"] = rate * remaining
-            finished = solved() or global_step >= args.total_timesteps
-            report = finished or time.time() >= log_time + 1.0  # the variance costs half an update
-            losses = update(agent, optimizer, sessions, args, report)
-            if not losses["grad_norm"].isfinite():
-                raise FloatingPointError(f"step {global_step}: NaN or inf in reward or gradient")
 
-            # REPORT
-            bar.update(global_step - bar.n)
-            if report:
-                log_time = time.time()
-                scalars = {f"losses/{name}": value for name, value in losses.items()}
-                scalars["charts/SPS"] = (global_step - start_step) / (log_time - start_time)
-                if new := episodes[num_logged:]:
-                    num_logged = len(episodes)
-                    means = np.mean(new, axis=0)
-                    _, scalars["charts/episodic_return"], scalars["charts/episodic_length"] = means
-                    last_100 = np.mean(episodes[-100:], axis=0)[1]
-                    bar.set_postfix_str(f"return {last_100:.1f}", refresh=False)
-                for tag, value in scalars.items():
-                    writer.add_scalar(tag, value, global_step)
-            if time.time() >= save_time + args.checkpoint_interval:
-                save_time = time.time()
-                save()
-    except KeyboardInterrupt:
-        save()
-        bar.write(f"stopped at step {global_step}: go on with --resume {folder / 'checkpoint.pt'}")
-        if args.vectorization == "async":  # half an answer may be in a pipe: no more talk with them
-            for worker in envs.unwrapped.processes:
-                worker.terminate()
-            envs.unwrapped.closed = True
-        raise
+def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
+    """Make N training environments and one for evaluation, all with flat observations."""
+    env = make_env(args, film=args.capture_video)
+    mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
+    if mode == "auto" and env.unwrapped.spec.vector_entry_point:
+        mode, wrappers = "vector_entry_point", []  # the environment's own vector form
+    if env.spec.max_episode_steps is None:
+        print(f"warning: {args.env_id} has no time limit; a session may never end", file=sys.stderr)
+    try:
+        if mode == "async":  # workers inherit this; the parent handles Ctrl-C and ends them
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        mode = "sync" if mode == "auto" else mode
+        envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
     finally:
-        bar.close()
-        writer.close()
-        envs.close()
-    seconds = f"{time.time() - start_time:.2f} s"
-    print(f"trained: {global_step - start_step} steps in {seconds}")
-    if solved():
-        print(f"target return {args.target_return} reached at step {global_step} after {seconds}")
-    save()
-    returns = evaluate(agent, eval_env, args.eval_episodes)
-    eval_env.close()
-    score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
-    print(f"evaluation: return {score} over {len(returns)} episodes")
-    return agent, episodes
+        if mode == "async":
+            signal.signal(signal.SIGINT, handler)
+    spaces = envs.single_observation_space, envs.single_action_space
+    same = spaces == (env.unwrapped.observation_space, env.action_space)
+    if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+        reason = "its vector form differs from the single environment; use --vectorization sync"
+        raise InputError(f"--env-id {args.env_id}: {reason}")
+    if env.observation_space != spaces[0]:
+        envs = gym.wrappers.vector.FlattenObservation(envs)
+    return envs, env
 
 
-def ignore_interrupts() -> None:
-    """In a worker: an interrupt is for the parent to handle, which then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
+    """Map actions 0, 1, ... to those of a space that may start elsewhere."""
+    return actions + space.start
 
 
-if __name__ == "__main__":
+def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
+    """Returns of complete episodes of the greedy policy, on the seeds 0, 1, ..."""
+    device, returns = next(agent.parameters()).device, [0.0] * num_episodes
+    # A greedy policy may never finish; cap episodes that have no time limit.
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000
+    for episode in range(num_episodes):
+        obs, _ = env.reset(seed=episode)
+        for _ in range(limit):
+            obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+            action = to_env(agent.act(obs, greedy=True).cpu().numpy(), env.action_space)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            returns[episode] += float(reward)
+            if terminated or truncated:
+                break
+        else:
+            print(f"evaluation: episode {episode} was cut after {limit} steps", file=sys.stderr)
+    return returns
+
+
+def load(path: str, args: Args | None = None) -> dict:
+    """Read a checkpoint of this script, given the file or its folder; args must agree with it."""
+    file = Path(path).expanduser()
     try:
-        args = tyro.cli(Args, description=__doc__.split("\n\n")[0])
-        if args.resume:  # once more, now with the checkpoint's flags for those not given
-            args = tyro.cli(Args, default=Args(**load(args.resume)["args"]))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
-        if hasattr(os, "register_at_fork"):  # not on Windows; for --vectorization async
-            os.register_at_fork(after_in_child=ignore_interrupts)
+        file = file / "checkpoint.pt" if file.is_dir() else file
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        found = {"script": state["script"], "flags": sorted(state["args"]), **state["args"]}
+    except Exception as error:  # an invalid file can raise almost anything here
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
+        raise InputError(f"--resume {path}: {reason}") from error
+    wanted = {"script": SCRIPT, "flags": sorted(asdict(Args()))}
+    wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    return state
+
+
+class Run:
+    """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
+
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
+    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
+    """
+
+    def __init__(self, args: Args, env, report_interval: float = 0.25, **parts) -> None:
+        self.args, self.env, self.parts, self.report_interval = args, env, parts, report_interval
+        self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
+        if args.resume:
+            self.restore(args.resume)
+        self.start_step, self.num_logged, self.due = self.step, len(self.episodes), False
+        # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
+        self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
+        if args.device != "cpu":  # checkpoints hold the state of the CPU's generator only
+            torch.manual_seed(self.env_seed)
+        num_envs = getattr(args, "num_envs", 1)
+        self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
+        log_dir = Path(args.log_dir).expanduser()
+        self.folder = log_dir / re.sub("[/:]", "_", name)
+        self.checkpoint = self.folder / "checkpoint.pt"
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"--log-dir: cannot make {self.folder}: {error.strerror}") from error
+        print(f"run folder: {self.folder}")
+        print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
+
+    def __enter__(self) -> "Run":
+        self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
+        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
+        self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
+        total = self.args.total_timesteps
+        self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
+        self.start_time = self.save_time = self.report_time = time.perf_counter()
+        return self
+
+    @property
+    def solved(self) -> bool:
+        """Whether the last 100 episodes reach --target-return on average."""
+        recent = [episode_return for _, episode_return, _ in self.episodes[-100:]]
+        return len(recent) == 100 and sum(recent) / 100 >= self.args.target_return
+
+    @property
+    def finished(self) -> bool:
+        """Whether to stop."""
+        return self.step >= self.args.total_timesteps or self.solved
+
+    def check(self, **values) -> None:
+        """Stop the run, naming the step, if a number or an array is not finite."""
+        for name, value in values.items():
+            if not np.isfinite(np.float32(value)).all():
+                raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
+
+    def add_step(self, obs, reward, done, live=True) -> None:
+        """Count one step: arrays (N, ...) from N environments, or the values of a single one."""
+        self.step += int(np.sum(live))
+        self.check(observation=obs, reward=reward)
+        self.episode_return += reward * live
+        self.episode_length += live
+        for i in np.flatnonzero(done):
+            total, length = float(self.episode_return[i]), int(self.episode_length[i])
+            self.episodes.append((self.step, total, length))
+            self.episode_return[i] = self.episode_length[i] = 0
+        self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+
+    def report(self, losses: dict[str, float]) -> None:
+        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        self.report_time, self.due = time.perf_counter(), False
+        scalars = {f"losses/{name}": value for name, value in losses.items()}
+        seconds = self.report_time - self.start_time
+        scalars["charts/SPS"] = (self.step - self.start_step) / seconds
+        if new := self.episodes[self.num_logged :]:
+            self.num_logged = len(self.episodes)
+            _, mean_return, mean_length = np.mean(new, 0)
+            scalars |= {
+                "charts/episodic_return": mean_return,
+                "charts/episodic_length": mean_length,
+            }
+            _, recent, _ = np.mean(self.episodes[-100:], 0)
+            self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+        for tag, value in scalars.items():
+            self.writer.add_scalar(tag, value, self.step)
+        self.bar.update(self.step - self.bar.n)
+        if self.report_time >= self.save_time + self.args.checkpoint_interval:
+            self.save_time = self.report_time
+            self.save()
+
+    def save(self) -> None:
+        """Write checkpoint.pt; atomic, so a kill never leaves a partial file."""
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        if not all(weight.isfinite().all() for weight in parts["agent"].values()):
+            raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
+        state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
+        state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
+        torch.save(state, self.checkpoint.with_suffix(".tmp"))
+        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+
+    def restore(self, path: str) -> None:
+        """Continue from a checkpoint."""
+        state = load(path, self.args)
+        try:
+            for name, part in self.parts.items():
+                saved = state[name]
+                if isinstance(part, torch.optim.Optimizer):  # learning rates come from the flags
+                    saved = part.state_dict() | {"state": saved["state"]}
+                part.load_state_dict(saved)
+            torch.set_rng_state(state["rng"])
+            self.step, self.episodes = state["global_step"], state["episodes"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = f"does not match the current spaces of {self.args.env_id}"
+            raise InputError(f"--resume {path}: {reason}") from error
+
+    def __exit__(self, kind, error, traceback) -> None:
+        seconds = f"{time.perf_counter() - self.start_time:.2f} s"
+        try:
+            if kind is not FloatingPointError:  # the last good checkpoint stays
+                self.save()
+        finally:
+            self.bar.update(self.step - self.bar.n)
+            self.bar.close()
+            self.writer.close()
+            if error and isinstance(self.env.unwrapped, gym.vector.AsyncVectorEnv):
+                for worker in self.env.unwrapped.processes:
+                    worker.kill()  # a reply may be half-read, so do not use the pipes again
+                    worker.join()
+                self.env.unwrapped.closed = True
+            else:
+                self.env.close()
+        if error is None:
+            print(f"trained: {self.step - self.start_step} steps in {seconds}")
+        elif kind is not FloatingPointError:
+            print(f"stopped at step {self.step}: continue with --resume {self.checkpoint}")
+        if self.solved:
+            target = self.args.target_return
+            print(f"target return {target} reached at step {self.step} after {seconds}")
+
+    def evaluate(self, agent: Agent, env: gym.Env) -> None:
+        """Play the greedy policy and print the evaluation line."""
+        if self.args.capture_video:
+            folder = str(self.folder / "videos")
+            env = gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: True)
+        returns = evaluate(agent, env, self.args.eval_episodes)
+        env.close()
+        score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
+        print(f"evaluation: return {score} over {len(returns)} episodes")
+
+
+def main() -> None:
+    """Run the script from the command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume")
+    try:
+        resume = parser.parse_known_args()[0].resume
+        default = Args(**load(resume)["args"]) if resume else Args()
+        args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
+        torch.set_num_threads(args.torch_threads)
+        torch.set_flush_denormal(True)  # Adam's moments of dead units become denormal, hence slow
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
+    main()
