@@ -134,13 +134,14 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 
 
 # --- Networks
-def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
-    """Linear layers with orthogonal weights, and an activation after each but the last."""
+def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
+    """Linear layers with activations between them; orthogonal weights, `gain` is the last one's."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
         nn.init.orthogonal_(layers[-2].weight, 2**0.5)
         nn.init.zeros_(layers[-2].bias)
+    layers[-2].weight.data *= gain / 2**0.5
     return nn.Sequential(*layers[:-1])
 
 
@@ -176,11 +177,9 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         sizes = (obs_size, *args.hidden_sizes)
-        self.actor = mlp((*sizes, act_size), args.activation)
-        self.critic = mlp((*sizes, 1), args.activation)
         # A small gain in the last layer makes the initial mean nearly 0 in all states.
-        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
-        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+        self.actor = mlp((*sizes, act_size), args.activation, gain=0.01)
+        self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
         self.actor.log_std = nn.Parameter(torch.ones(act_size) * args.log_std_init)
@@ -267,7 +266,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
     """Set the learning rates, which decrease linearly to 0 at total_timesteps."""
-    remaining = max(0, 1 - step / args.total_timesteps) if args.anneal_lr else 1
+    remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
     for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
         group["lr"] = rate * remaining
 
@@ -339,16 +338,16 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], eval_env.action_space.shape[0]
-    agent = Agent(obs_size, act_size, args).to(device)
+    agent = Agent(obs_size, act_size, args).to(device, torch.float32)
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
         rollout.reset(run)
         while not run.finished:
+            anneal(optimizer, run.step, args)
             rollout.collect(agent, run)
             if args.norm_reward:
                 normalise_rewards(agent, rollout)
-            anneal(optimizer, run.step, args)
             if run.due:
                 looked_at = diagnostics(agent, rollout, args)
             losses = update(agent, optimizer, rollout, args)
@@ -500,11 +499,12 @@ def load(path: str, args: Args | None = None) -> dict:
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        found = {"script": state["script"], "flags": sorted(state["args"]), **state["args"]}
+        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
+        found = {"script": state["script"], "unknown flags": unknown, **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "flags": sorted(asdict(Args()))}
+    wanted = {"script": SCRIPT, "unknown flags": []}
     wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
     for name, value in wanted.items():
         if found[name] != value:

@@ -42,6 +42,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args, get_type_hints
 
@@ -92,19 +93,15 @@ def td_error(reward: float, value: float, next_value: float, terminated, gamma: 
     return reward + gamma * (1 - terminated) * next_value - value
 
 
-def sample(logits: Tensor) -> Tensor:
-    """Sample from softmax(logits); (..., A) -> (...)."""
-    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
-
-
 # --- Networks
-def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
-    """Linear layers with orthogonal weights, and an activation after each but the last."""
+def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
+    """Linear layers with activations between them; orthogonal weights, `gain` is the last one's."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
         nn.init.orthogonal_(layers[-2].weight, 2**0.5)
         nn.init.zeros_(layers[-2].bias)
+    layers[-2].weight.data *= gain / 2**0.5
     return nn.Sequential(*layers[:-1])
 
 
@@ -114,67 +111,64 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         outputs = act_size if args.critic == "q" else 1
-        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
-        self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation)
         # A small gain in the last layer makes the initial policy nearly uniform.
-        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
-        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
+        self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation, gain=1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi(.|S), and V(S) or Q(S, .): (obs_size,) -> (act_size,), (1,) or (act_size,)."""
-        obs = obs[None]  # a batch of one is faster than a vector
-        return self.actor(obs)[0].log_softmax(-1), self.critic(obs)[0]
+        """log pi(.|S), and V(S) or Q(S, .): (1, obs_size) -> (1, act_size), (1, outputs)."""
+        return self.actor(obs).log_softmax(-1), self.critic(obs)
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        return logits.argmax(-1) if greedy else sample(logits)
+        if greedy:
+            return logits.argmax(-1)
+        return torch.multinomial(logits.softmax(-1), 1).squeeze(-1)
 
 
 # --- Learn
 class Transition(NamedTuple):
-    """One step of the environment."""
+    """One step of the environment; log_pi and values still have their graphs."""
 
-    obs: Tensor  # S, (obs_size,)
-    log_pi: Tensor  # log pi(.|S), (act_size,), with its graph
+    log_pi: Tensor  # log pi(.|S), (1, act_size)
+    values: Tensor  # V(S), (1, 1), or Q(S, .), (1, act_size)
     action: int  # A
     reward: float  # R
-    next_obs: Tensor  # S', (obs_size,)
-    next_action: int  # A', for Q only
+    next_obs: Tensor  # S', (1, obs_size)
+    next_action: int | None  # A', for Q only
     terminated: bool  # S' is terminal
 
 
-def update(
-    agent: Agent, optimizer: torch.optim.Optimizer, step: Transition, gamma_t: float, args: Args
-):
-    """Apply both updates of the box with one delta; return delta and V(S), or Q(S, A)."""
+def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
+    """Apply both updates with the same delta; return it, V(S) or Q(S, A), and log pi(A|S)."""
     is_q = args.critic == "q"
-    output, next_output = (step.action, step.next_action) if is_q else (0, 0)  # V has one output
-    values = agent.critic(torch.stack((step.obs, step.next_obs)))
-    value, next_value = values[0, output], values[1, next_output].item()
-    delta = td_error(step.reward, value.item(), next_value, step.terminated, args.gamma)
+    value = step.values[0, step.action if is_q else 0]
+    with torch.no_grad():  # no gradient flows through the target
+        next_value = agent.critic(step.next_obs)[0, step.next_action if is_q else 0]
+    delta = td_error(step.reward, value.item(), next_value.item(), step.terminated, args.gamma)
     weight = value.item() if is_q else delta
-    # The gradient of this loss is -delta grad V - gamma^t weight grad log pi; optimizers descend.
-    loss = -delta * value - gamma_t * weight * step.log_pi[step.action]
+    log_prob = step.log_pi[0, step.action]
+    # Descend the gradient -delta grad V(S) - gamma^t delta grad log pi(A|S).
+    loss = -delta * value - gamma_t * weight * log_prob
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return delta, value.item()
+    return {"delta": delta, "value": value.item(), "log_prob": log_prob.item()}
 
 
-def diagnostics(agent: Agent, window: list[tuple], args: Args) -> dict[str, float]:
-    """Means over a window of steps, each given as (delta, value, gamma_t, log_prob, log_pi)."""
-    *columns, log_pi = zip(*window)
-    delta, value, gamma_t, log_prob = torch.tensor(columns)
-    log_pi = torch.stack(log_pi)
+def diagnostics(agent: Agent, window: list[dict], args: Args) -> dict[str, float]:
+    """Means over the steps since the last report, and the norm of the last gradient."""
+    names = "delta", "value", "log_prob", "gamma_t"
+    delta, value, log_prob, gamma_t = (np.array([step[name] for step in window]) for name in names)
+    log_pi = torch.cat([step["log_pi"] for step in window])
     weight = value if args.critic == "q" else delta
-    targets = value + delta
     return {
-        "policy_loss": -(gamma_t * weight * log_prob).mean().item(),
-        "value_loss": delta.pow(2).mean().item(),
+        "policy_loss": -(gamma_t * weight * log_prob).mean(),
+        "value_loss": (delta**2).mean(),
         "entropy": -(log_pi.exp() * log_pi).sum(-1).mean().item(),
-        "explained_variance": 1 - (delta.var(correction=0) / targets.var(correction=0)).item(),
+        "explained_variance": 1 - delta.var() / (value + delta).var(),
         "grad_norm": nn.utils.get_total_norm([w.grad for w in agent.parameters()]).item(),
     }
 
@@ -185,38 +179,40 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
-    obs_size, act_size = env.observation_space.shape[0], int(env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device)
+    agent = Agent(env.observation_space.shape[0], int(env.action_space.n), args)
+    agent.to(device, torch.float32)
     groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
     groups += [{"params": agent.critic.parameters(), "lr": args.critic_lr}]
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
     optimizer = kind(groups, fused=True)
+    tensor = partial(torch.as_tensor, dtype=torch.float32, device=device)
     with Run(args, env, agent=agent, optimizer=optimizer) as run:
-        seed, episode_over, window = run.env_seed, True, []
+        obs = tensor(env.reset(seed=run.env_seed)[0])[None]
+        next_action, gamma_t, window = None, 1.0, []  # gamma_t is I in the book
         while not run.finished:
-            if episode_over:
-                obs, _ = env.reset(seed=seed)
-                obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-                seed, next_action, gamma_t = None, None, 1.0  # I in the book
-            log_pi = agent.actor(obs[None])[0].log_softmax(-1)
-            action = sample(log_pi.detach()).item() if next_action is None else next_action
+            log_pi, values = agent(obs)
+            action = next_action
+            if action is None:
+                action = torch.multinomial(log_pi.detach().exp(), 1).item()
             next_obs, reward, terminated, truncated, _ = env.step(to_env(action, env.action_space))
-            episode_over = terminated or truncated
-            run.add_step(next_obs, reward, episode_over)
-            next_obs = torch.as_tensor(next_obs, dtype=torch.float32, device=device)
+            done = terminated or truncated
+            run.add_step(next_obs, reward, done)
+            next_obs = tensor(next_obs)[None]
             if args.critic == "q":
                 next_action = agent.act(next_obs).item()  # A', sampled before the update
-            step = Transition(obs, log_pi, action, reward, next_obs, next_action, terminated)
-            delta, value = update(agent, optimizer, step, gamma_t, args)
-            log_prob = log_pi[action].item()
-            run.check(delta=delta, log_prob=log_prob)
-            window.append((delta, value, gamma_t, log_prob, log_pi.detach()))
+            step = Transition(log_pi, values, action, reward, next_obs, next_action, terminated)
+            losses = update(agent, optimizer, step, gamma_t, args)
+            run.check(**losses)
+            window.append(losses | {"gamma_t": gamma_t, "log_pi": log_pi.detach()})
             if run.due:
                 run.report(diagnostics(agent, window, args))
                 window.clear()
+            obs = next_obs
             if args.discount_policy_gradient:
                 gamma_t *= args.gamma
-            obs = next_obs
+            if done:
+                obs = tensor(env.reset()[0])[None]
+                next_action, gamma_t = None, 1.0
     run.evaluate(agent, eval_env)
     return agent, run.episodes
 
@@ -334,11 +330,12 @@ def load(path: str, args: Args | None = None) -> dict:
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        found = {"script": state["script"], "flags": sorted(state["args"]), **state["args"]}
+        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
+        found = {"script": state["script"], "unknown flags": unknown, **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "flags": sorted(asdict(Args()))}
+    wanted = {"script": SCRIPT, "unknown flags": []}
     wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
     for name, value in wanted.items():
         if found[name] != value:

@@ -22,8 +22,8 @@ Differences from the paper:
 - Uniformly random actions before the first update.
 - Actions enter the critic in its first layer; no batch normalisation; no weight decay.
 - Other sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
-Two ideas of TD3 (Fujimoto et al. 2018) are available: --policy-frequency 2 updates the actor at
-every second step only, and --twin-critics takes the smaller of two critics' target values.
+Two ideas of TD3 (Fujimoto et al. 2018) are available: --policy-frequency 2 updates the actor and
+the targets at every second step only, and --twin-critics learns from the smaller of two values.
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line is similar to
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -72,7 +72,7 @@ class Args:
     tau: Share = 0.005  # share of the new weights in the targets' moving average
     noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
     exploration_noise: Weight = 0.1  # standard deviation of the noise, or of one step of ou
-    policy_frequency: Count = 1  # updates of the critic per update of the actor; TD3 has 2
+    policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
     twin_critics: bool = False  # learn from the smaller of two values, against overestimation
     hidden_sizes: tuple[Count, ...] = (256, 256)  # units of each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
@@ -157,6 +157,10 @@ class Agent(nn.Module):
         both = torch.cat((obs, actions), -1)
         return torch.stack([critic(both).squeeze(-1) for critic in self.critics])
 
+    def q1(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Q(s, a) of the first critic, which the actor ascends: -> (B,)."""
+        return self.critics[0](torch.cat((obs, actions), -1)).squeeze(-1)
+
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
         """pi(s); the policy is always greedy, and the training loop adds noise to it."""
@@ -165,11 +169,11 @@ class Agent(nn.Module):
 
 # --- Collect
 class Noise:
-    """Gaussian exploration noise, or Ornstein-Uhlenbeck with the paper's theta of 0.15 and dt = 1."""
+    """Gaussian noise, or Ornstein-Uhlenbeck with theta = 0.15 (the paper's) and dt = 1."""
 
     def __init__(self, act_size: int, args: Args) -> None:
         self.std, self.kept = args.exploration_noise, 0.85 if args.noise == "ou" else 0.0
-        self.state = torch.zeros(act_size)
+        self.state = torch.zeros(act_size, dtype=torch.float32)
 
     def reset(self) -> None:
         """Start an episode."""
@@ -197,12 +201,12 @@ class ReplayBuffer:
     def __init__(self, obs_size: int, act_size: int, device: torch.device, args: Args) -> None:
         self.capacity, self.num_added, self.is_saved = args.buffer_size, 0, args.save_buffer
         shapes = (obs_size,), (act_size,), (), (obs_size,), ()  # as in Batch
-        try:  # zeros, not empty, so that all memory is allocated now
+        self.gib = self.capacity * (2 * obs_size + act_size + 2) * 4 / 2**30
+        try:  # zeros, not empty, so that the memory is allocated now
             kind = {"dtype": torch.float32, "device": device}
             self.data = Batch(*(torch.zeros(self.capacity, *shape, **kind) for shape in shapes))
         except (RuntimeError, TypeError) as error:
-            gib = self.capacity * (2 * obs_size + act_size + 2) * 4 / 2**30
-            reason = f"needs {gib:,.1f} GiB, which cannot be allocated"
+            reason = f"needs {self.gib:,.1f} GiB, which cannot be allocated"
             raise InputError(f"--buffer-size {self.capacity}: {reason}") from error
 
     def __len__(self) -> int:
@@ -245,9 +249,9 @@ def update(
     critic_optimizer,
     batch: Batch,
     args: Args,
-    actor: bool,
-) -> dict:
-    """Take one step of the critics, one of the actor if `actor`, and move the targets."""
+    step: int,
+) -> dict[str, float]:
+    """Update the critics; at every policy_frequency-th step also the actor and the targets."""
     with torch.no_grad():
         next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)  # (C, B) -> (B,)
         y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
@@ -256,13 +260,13 @@ def update(
     loss.backward()
     critic_optimizer.step()
     losses = {"value_loss": loss.item()}
-    if actor:
-        loss = actor_loss(agent.q(batch.obs, agent.pi(batch.obs))[0])  # of twins, the first
+    if step % args.policy_frequency == 0:
+        loss = actor_loss(agent.q1(batch.obs, agent.pi(batch.obs)))
         actor_optimizer.zero_grad()
         loss.backward(inputs=list(agent.actor.parameters()))  # the critic's weights need none
         actor_optimizer.step()
         losses["policy_loss"] = loss.item()
-    polyak_update(agent, target, args.tau)
+        polyak_update(agent, target, args.tau)
     return losses
 
 
@@ -303,53 +307,51 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
-    obs_size, act_size = env.observation_space.shape[0], env.action_space.shape[0]
-    agent = Agent(obs_size, act_size, args).to(device)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    agent = Agent(*sizes, args).to(device, torch.float32)
     target = copy.deepcopy(agent).requires_grad_(False)
     actor_optimizer = torch.optim.Adam(agent.actor.parameters(), lr=args.actor_lr, fused=True)
     critic_optimizer = torch.optim.Adam(agent.critics.parameters(), lr=args.critic_lr, fused=True)
-    learners = agent, target, actor_optimizer, critic_optimizer
-    buffer, noise = ReplayBuffer(obs_size, act_size, device, args), Noise(act_size, args)
-    names = "agent", "target", "actor_optimizer", "critic_optimizer", "buffer"
-    with Run(args, env, **dict(zip(names, (*learners, buffer)))) as run:
-        gib = sum(field.nbytes for field in buffer.data) / 2**30
-        print(f"replay buffer: {args.buffer_size:,} transitions, {gib:.2f} GiB")
+    learners = {"agent": agent, "target": target}
+    learners |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
+    buffer, noise, gaps = ReplayBuffer(*sizes, device, args), Noise(sizes[1], args), []
+    with Run(args, env, **learners, buffer=buffer) as run:
+        print(f"replay buffer: {args.buffer_size:,} transitions, {buffer.gib:.2f} GiB")
         has_learned = len(critic_optimizer.state) > 0  # true after --resume
-        seed, episode_over, losses, gaps = run.env_seed, True, {}, []
+        obs, _ = env.reset(seed=run.env_seed)
         while not run.finished:
-            if episode_over:
-                obs, _ = env.reset(seed=seed)
-                run.check(observation=obs)
-                seed = None
-                noise.reset()
             if has_learned:
                 action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
-                action = (action + noise.sample()).clamp(-1, 1)
+                action = (action + noise.sample()).clamp(-1, 1).numpy()
             else:
-                action = 2 * torch.rand(act_size) - 1
-            step = env.step(to_env(action.numpy(), env.action_space))
+                action = 2 * torch.rand(sizes[1], dtype=torch.float32).numpy() - 1
+            run.check(observation=obs, action=action)
+            step = env.step(to_env(action, env.action_space))
             next_obs, reward, terminated, truncated, _ = step
-            episode_over = terminated or truncated
-            run.add_step(next_obs, reward, episode_over)
+            run.add_step(next_obs, reward, terminated or truncated)
             buffer.add(obs, action, reward, next_obs, terminated)
             obs = next_obs
-            if episode_over and has_learned:
-                episode = buffer.latest(run.episodes[-1][2])
-                gaps.append(overestimation(agent, episode, args.gamma))
+            if terminated or truncated:
+                if has_learned:
+                    episode = buffer.latest(run.episodes[-1][2])
+                    gaps.append(overestimation(agent, episode, args.gamma))
+                obs, _ = env.reset()
+                noise.reset()
+            losses = {}
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
-                losses = update(*learners, batch, args, run.step % args.policy_frequency == 0)
+                losses = update(**learners, batch=batch, args=args, step=run.step)
                 has_learned = True
                 run.check(**losses)
-                if run.due:
-                    losses |= diagnostics(agent, target, batch, args)
             if run.due:
+                if losses:
+                    losses |= diagnostics(agent, target, batch, args)
                 if gaps:
                     losses["overestimation"] = sum(gaps) / len(gaps)
                     gaps.clear()
                 run.report(losses)
     if not has_learned:
-        print(f"nothing learned: {run.step} steps of --learning-starts {args.learning_starts}")
+        print(f"nothing learned: fewer steps than --learning-starts {args.learning_starts}")
     run.evaluate(agent, eval_env)
     return agent, run.episodes
 
@@ -469,11 +471,12 @@ def load(path: str, args: Args | None = None) -> dict:
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        found = {"script": state["script"], "flags": sorted(state["args"]), **state["args"]}
+        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
+        found = {"script": state["script"], "unknown flags": unknown, **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "flags": sorted(asdict(Args()))}
+    wanted = {"script": SCRIPT, "unknown flags": []}
     wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
     for name, value in wanted.items():
         if found[name] != value:

@@ -112,13 +112,14 @@ def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_sessions: int) -> 
 
 
 # --- Networks
-def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
-    """Linear layers with orthogonal weights, and an activation after each but the last."""
+def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
+    """Linear layers with activations between them; orthogonal weights, `gain` is the last one's."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
         nn.init.orthogonal_(layers[-2].weight, 2**0.5)
         nn.init.zeros_(layers[-2].bias)
+    layers[-2].weight.data *= gain / 2**0.5
     return nn.Sequential(*layers[:-1])
 
 
@@ -127,11 +128,9 @@ class Agent(nn.Module):
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
-        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation)
-        self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation)
         # A small gain in the last layer makes the initial policy nearly uniform.
-        nn.init.orthogonal_(self.actor[-1].weight, 0.01)
-        nn.init.orthogonal_(self.critic[-1].weight, 1.0)
+        self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
+        self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation, gain=1.0)
         self.register_buffer("mean_return", torch.zeros(()))
 
     def value(self, obs: Tensor) -> Tensor:
@@ -150,9 +149,9 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # -log of an exponential draw is Gumbel noise; its argmax draws from pi
-            logits -= torch.empty_like(logits).exponential_().log()
-        return logits.argmax(-1)
+        if greedy:
+            return logits.argmax(-1)
+        return torch.multinomial(logits.softmax(-1), 1).squeeze(-1)
 
     def log_prob_and_entropy(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(a|s) and H(pi(.|s)): (B, obs_size), (B,) -> (B,), (B,)."""
@@ -176,6 +175,7 @@ class Sessions(NamedTuple):
 def play(agent: Agent, envs: gym.vector.VectorEnv, run: "Run") -> Sessions:
     """Play one session in each environment; those that finish early step on until all are done."""
     obs, _ = envs.reset()
+    run.check(observation=obs)
     rows, live = [], np.ones(len(obs), bool)
     last_obs, limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
     device = next(agent.parameters()).device
@@ -285,7 +285,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device)
+    agent = Agent(obs_size, act_size, args).to(device, torch.float32)
     optimizers = {
         "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), eps=1e-5, fused=True),
         "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), eps=1e-5, fused=True),
@@ -446,11 +446,12 @@ def load(path: str, args: Args | None = None) -> dict:
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        found = {"script": state["script"], "flags": sorted(state["args"]), **state["args"]}
+        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
+        found = {"script": state["script"], "unknown flags": unknown, **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "flags": sorted(asdict(Args()))}
+    wanted = {"script": SCRIPT, "unknown flags": []}
     wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
     for name, value in wanted.items():
         if found[name] != value:
