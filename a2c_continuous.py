@@ -236,7 +236,7 @@ class Rollout:
 
     def reset(self, run: "Run") -> None:
         """Start the first episodes."""
-        self.obs[-1], _ = self.envs.reset(seed=run.env_seed)
+        self.obs[-1], _ = self.envs.reset(seed=run.reset_seed())
         run.check(observation=self.obs[-1])
 
     def collect(self, agent: Agent, run: "Run") -> None:
@@ -561,6 +561,10 @@ class Run:
     def finished(self) -> bool:
         """Whether to stop."""
         return self.step >= self.args.total_timesteps or self.solved
+
+    def reset_seed(self) -> int | None:
+        """The seed of the first reset; later ones are not seeded."""
+        return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite."""

@@ -141,6 +141,15 @@ class Transition(NamedTuple):
     terminated: bool  # S' is terminal
 
 
+def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
+    """One parameter group per network, each with its own learning rate."""
+    groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
+    groups += [{"params": agent.critic.parameters(), "lr": args.critic_lr}]
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(groups, fused=True)
+    return torch.optim.Adam(groups, fused=True)
+
+
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
     """Apply both updates with the same delta; return it, V(S) or Q(S, A), and log pi(A|S)."""
     is_q = args.critic == "q"
@@ -179,17 +188,17 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
-    agent = Agent(env.observation_space.shape[0], int(env.action_space.n), args)
-    agent.to(device, torch.float32)
-    groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
-    groups += [{"params": agent.critic.parameters(), "lr": args.critic_lr}]
-    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
-    optimizer = kind(groups, fused=True)
+    obs_size, act_size = env.observation_space.shape[0], int(env.action_space.n)
+    agent = Agent(obs_size, act_size, args).to(device, torch.float32)
+    optimizer = make_optimizer(agent, args)
     tensor = partial(torch.as_tensor, dtype=torch.float32, device=device)
     with Run(args, env, agent=agent, optimizer=optimizer) as run:
-        obs = tensor(env.reset(seed=run.env_seed)[0])[None]
-        next_action, gamma_t, window = None, 1.0, []  # gamma_t is I in the book
+        window, done = [], True
         while not run.finished:
+            if done:
+                obs, _ = env.reset(seed=run.reset_seed())
+                run.check(observation=obs)
+                obs, next_action, gamma_t = tensor(obs)[None], None, 1.0  # gamma_t is I in the book
             log_pi, values = agent(obs)
             action = next_action
             if action is None:
@@ -207,12 +216,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if run.due:
                 run.report(diagnostics(agent, window, args))
                 window.clear()
-            obs = next_obs
             if args.discount_policy_gradient:
                 gamma_t *= args.gamma
-            if done:
-                obs = tensor(env.reset()[0])[None]
-                next_action, gamma_t = None, 1.0
+            obs = next_obs
     run.evaluate(agent, eval_env)
     return agent, run.episodes
 
@@ -392,6 +398,10 @@ class Run:
     def finished(self) -> bool:
         """Whether to stop."""
         return self.step >= self.args.total_timesteps or self.solved
+
+    def reset_seed(self) -> int | None:
+        """The seed of the first reset; later ones are not seeded."""
+        return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite."""

@@ -318,8 +318,11 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     with Run(args, env, **learners, buffer=buffer) as run:
         print(f"replay buffer: {args.buffer_size:,} transitions, {buffer.gib:.2f} GiB")
         has_learned = len(critic_optimizer.state) > 0  # true after --resume
-        obs, _ = env.reset(seed=run.env_seed)
+        done = True
         while not run.finished:
+            if done:
+                obs, _ = env.reset(seed=run.reset_seed())
+                noise.reset()
             if has_learned:
                 action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
                 action = (action + noise.sample()).clamp(-1, 1).numpy()
@@ -328,16 +331,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             run.check(observation=obs, action=action)
             step = env.step(to_env(action, env.action_space))
             next_obs, reward, terminated, truncated, _ = step
-            run.add_step(next_obs, reward, terminated or truncated)
+            done = terminated or truncated
+            run.add_step(next_obs, reward, done)
             buffer.add(obs, action, reward, next_obs, terminated)
-            obs = next_obs
-            if terminated or truncated:
-                if has_learned:
-                    episode = buffer.latest(run.episodes[-1][2])
-                    gaps.append(overestimation(agent, episode, args.gamma))
-                obs, _ = env.reset()
-                noise.reset()
-            losses = {}
+            if done and has_learned:
+                episode = buffer.latest(run.episodes[-1][2])
+                gaps.append(overestimation(agent, episode, args.gamma))
+            obs, losses = next_obs, {}
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
                 losses = update(**learners, batch=batch, args=args, step=run.step)
@@ -533,6 +533,10 @@ class Run:
     def finished(self) -> bool:
         """Whether to stop."""
         return self.step >= self.args.total_timesteps or self.solved
+
+    def reset_seed(self) -> int | None:
+        """The seed of the first reset; later ones are not seeded."""
+        return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite."""

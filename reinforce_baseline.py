@@ -292,7 +292,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     }
     actor_optimizer, critic_optimizer = optimizers.values()
     with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
-        envs.reset(seed=run.env_seed)
+        envs.reset(seed=run.reset_seed())
         while not run.finished:
             anneal(actor_optimizer, args.actor_lr, run.step, args)
             anneal(critic_optimizer, args.critic_lr, run.step, args)
@@ -508,6 +508,10 @@ class Run:
     def finished(self) -> bool:
         """Whether to stop."""
         return self.step >= self.args.total_timesteps or self.solved
+
+    def reset_seed(self) -> int | None:
+        """The seed of the first reset; later ones are not seeded."""
+        return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite."""
