@@ -31,10 +31,11 @@ Differences from the book:
 
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["torch>=2.7", "gymnasium[classic-control]>=1.1", "tyro>=0.9", "numpy>=1.26",
+# dependencies = ["torch>=2.7", "gymnasium[classic-control]>=1.1", "tyro>=0.9.1", "numpy>=1.26",
 #   "tensorboard>=2.16", "tqdm>=4.66"]
 # ///
 import argparse
+import importlib
 import random
 import re
 import shlex
@@ -287,8 +288,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
     agent = Agent(obs_size, act_size, args).to(device, torch.float32)
     optimizers = {
-        "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), eps=1e-5, fused=True),
-        "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), eps=1e-5, fused=True),
+        "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), fused=True),
+        "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),
     }
     actor_optimizer, critic_optimizer = optimizers.values()
     with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
@@ -311,9 +312,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # Plumbing: the same in all five files, except where the action space matters
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
-# Flags that a resumed run cannot change (no script has all of them).
-FIXED = ["env_id", "hidden_sizes", "activation", "optimizer", "shared_body", "norm_obs"]
-FIXED += ["critic", "twin_critics"]
+FIXED = {"env_id", "hidden_sizes", "activation", "optimizer"}  # what --resume cannot change
+FIXED |= {"shared_body", "norm_obs", "critic", "twin_critics"}  # and these, where a script has them
 
 
 class InputError(ValueError):
@@ -359,26 +359,25 @@ class PlainEnv(gym.Wrapper):
 
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task = f"--env-id {args.env_id}" + " --capture-video" * film
+    task, hint, options = f"--env-id {args.env_id}", "", {}
+    known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
+    if film:
+        task, known, options = f"{task} --capture-video", Exception, {"render_mode": "rgb_array"}
+        hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
-        env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
+        env = gym.make(args.env_id, **options)
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))
         if film:  # fail now, not after training
-            __import__("moviepy")
+            importlib.import_module("moviepy")
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
-    except Exception as error:
-        known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
-        if not film and not isinstance(error, known):
-            raise
+    except known as error:
         text = " ".join(str(error).split())
         if extra := re.search(r"gymnasium\[\w+\]", text):
-            text += f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
-        elif isinstance(error, ModuleNotFoundError):
-            text += "; modules are searched beside the script and in PYTHONPATH"
-        elif film:
-            text += "; filming needs rgb_array rendering, moviepy, a display or MUJOCO_GL=egl"
-        raise InputError(f"{task}: {text}") from error
+            hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
+        elif isinstance(error, ModuleNotFoundError) and not film:
+            hint = "; modules are searched beside the script and in PYTHONPATH"
+        raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
         box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
@@ -399,10 +398,13 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     if env.spec.max_episode_steps is None:
         print(f"warning: {args.env_id} has no time limit; a session may never end", file=sys.stderr)
     try:
-        if mode == "async":  # workers inherit this; the parent handles Ctrl-C and ends them
+        if mode == "async":  # workers inherit this, so that only the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
         envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
+    except Exception as error:
+        reason = f"cannot be vectorized ({type(error).__name__}: {error}); use --vectorization sync"
+        raise InputError(f"--env-id {args.env_id}: {reason}") from error
     finally:
         if mode == "async":
             signal.signal(signal.SIGINT, handler)
@@ -427,15 +429,14 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
     for episode in range(num_episodes):
-        obs, _ = env.reset(seed=episode)
-        for _ in range(limit):
+        (obs, _), done, steps = env.reset(seed=episode), False, 0
+        while not done and steps < limit:
             obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
             action = to_env(agent.act(obs, greedy=True).cpu().numpy(), env.action_space)
             obs, reward, terminated, truncated, _ = env.step(action)
             returns[episode] += float(reward)
-            if terminated or truncated:
-                break
-        else:
+            done, steps = terminated or truncated, steps + 1
+        if not done:
             print(f"evaluation: episode {episode} was cut after {limit} steps", file=sys.stderr)
     return returns
 
@@ -452,7 +453,8 @@ def load(path: str, args: Args | None = None) -> dict:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT, "unknown flags": []}
-    wanted |= {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
+    if args:
+        wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}
     for name, value in wanted.items():
         if found[name] != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
@@ -489,13 +491,14 @@ class Run:
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
 
-    def __enter__(self) -> "Run":
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
         rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
         total = self.args.total_timesteps
         self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
         self.start_time = self.save_time = self.report_time = time.perf_counter()
+
+    def __enter__(self) -> "Run":
         return self
 
     @property

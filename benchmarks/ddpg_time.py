@@ -54,12 +54,12 @@ def main() -> None:
     args = ddpg.Args(batch_size=UNITS, hidden_sizes=(UNITS, UNITS))
     agent = ddpg.Agent(OBS_SIZE, ACT_SIZE, args)
     target = copy.deepcopy(agent).requires_grad_(False)
-    groups = [{"params": net.parameters()} for net in (agent.actor, agent.critics)]
-    optimizer = torch.optim.Adam(groups, lr=args.actor_lr, fused=True)
-    buffer = ddpg.ReplayBuffer(args.buffer_size, OBS_SIZE, ACT_SIZE)
-    rows = torch.randn_like(buffer.rows)
-    rows[:, -1] = 0  # none is terminal
-    buffer.fill(rows)
+    networks = agent.actor, agent.critics
+    optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3, fused=True) for net in networks]
+    buffer = ddpg.ReplayBuffer(OBS_SIZE, ACT_SIZE, torch.device("cpu"), args)
+    for field in buffer.data[:-1]:  # the last one says which are terminal: none
+        field.normal_()
+    buffer.num_added = args.buffer_size
     spent = dict.fromkeys(COLUMNS, 0.0)
 
     def timed(name, function):
@@ -73,7 +73,7 @@ def main() -> None:
 
     def update() -> None:
         batch = buffer.sample(UNITS)
-        ddpg.update(agent, target, optimizer, batch, args, True, False)
+        ddpg.update(agent, target, *optimizers, batch, args, step=1)
 
     @torch.no_grad()
     def multiply(pairs) -> None:
@@ -87,8 +87,9 @@ def main() -> None:
     print(f"{len(large)} large products and {len(small)} smaller ones")
     update = timed("update", update)
     ddpg.polyak_update = timed("targets", ddpg.polyak_update)
-    optimizer.step = timed("adam", optimizer.step)
-    optimizer.zero_grad = timed("adam", optimizer.zero_grad)
+    for optimizer in optimizers:
+        optimizer.step = timed("adam", optimizer.step)
+        optimizer.zero_grad = timed("adam", optimizer.zero_grad)
     buffer.sample = timed("sampling", buffer.sample)
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

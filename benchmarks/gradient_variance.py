@@ -11,13 +11,14 @@ and `value` are the variances, and the last two columns say how many times small
 import argparse
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from reinforce_baseline import Args, discounted_returns, gradient_variance, make_envs, play, train
+from reinforce_baseline import Args, gradient_variance, make_batch, make_envs, play, train
 
 
 def variances(args: Args, num_sessions: int) -> tuple[float, dict[str, float]]:
@@ -27,16 +28,13 @@ def variances(args: Args, num_sessions: int) -> tuple[float, dict[str, float]]:
     envs.reset(seed=args.seed + 1_000_000)
     found: dict[str, list[float]] = {"none": [], "mean": [], "value": []}
     returns = []
+    not_counted = SimpleNamespace(add_step=lambda *values: None, check=lambda **values: None)
     for _ in range(num_sessions // args.num_envs):
-        obs, actions, rewards, live, _, _ = play(agent, envs)
-        returns += list(rewards.sum(0))
-        _, session = live.nonzero()
-        masks = [torch.from_numpy(session == n) for n in range(args.num_envs)]
-        s, a = torch.from_numpy(obs[live]), torch.from_numpy(actions[live])
-        G = torch.from_numpy(discounted_returns(rewards, args.gamma)[live])
+        sessions = play(agent, envs, not_counted)
+        returns += list(sessions.rewards.sum(0))
         for kind, estimates in found.items():
-            advantages = G - agent.baseline(s, kind).detach()
-            estimates.append(gradient_variance(agent, s, a, advantages, masks).item())
+            batch = make_batch(agent, sessions, replace(args, baseline=kind, bootstrap=False))
+            estimates.append(gradient_variance(agent, batch, args.num_envs))
     return float(np.mean(returns)), {kind: float(np.mean(x)) for kind, x in found.items()}
 
 

@@ -1,6 +1,7 @@
-"""ac_td0.py: the two updates of the box, exactly; the order in which things happen."""
+"""ac_td0.py: the two updates, the training loop, the logged values and the seed."""
 
 import itertools
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 import ac_td0
-from ac_td0 import Agent, Args, sample, td_error
-from tests.conftest import assert_refused, checkpoint_of
+from ac_td0 import Agent, Args, Transition, make_optimizer, td_error
+from tests.conftest import assert_refused, checkpoint_of, distance
 
 SCRIPT = "ac_td0.py"
 GAMMA = 0.9
-PLAIN = Args(gamma=GAMMA, hidden_sizes=(), optimizer="sgd")
+KINDS = ["v", "q"]
+PLAIN = Args(gamma=GAMMA, hidden_sizes=(), optimizer="sgd", actor_lr=1.0, critic_lr=1.0)
 
 
 def test_td_error_by_hand():
@@ -22,14 +24,49 @@ def test_td_error_by_hand():
     assert td_error(1.0, 2.0, 10.0, True, 0.5) == 1 - 2  # V = 0 in a terminal state
 
 
-def test_sample_draws_from_the_softmax():
-    logits = torch.tensor([0.0, 1.0, -1.0])
-    draws = torch.nn.functional.one_hot(sample(logits.expand(20_000, 3)), 3).double().mean(0)
-    # The deviation of a frequency is at most 0.5 / sqrt(20000) = 0.0035; five of them.
-    torch.testing.assert_close(draws, logits.softmax(-1).double(), atol=0.018, rtol=0)
+@pytest.fixture
+def set_clock(monkeypatch):
+    """Replace the script's clock by one that advances by `tick` seconds at each call.
+
+    The script reports after a quarter of a second, and at the end.
+    """
+
+    def set_clock(tick):
+        ticks = itertools.count(time.time(), tick)
+        clock = SimpleNamespace(time=lambda: next(ticks), perf_counter=lambda: next(ticks))
+        monkeypatch.setattr(ac_td0, "time", clock)
+
+    return set_clock
 
 
-# The updates, exactly, on the tiny MDP: observations say which step it is and which state
+def fixed_policy(logits):
+    """A replacement for Agent.__init__ whose policy has these logits in every state."""
+    original = Agent.__init__
+
+    def init(self, *args):
+        original(self, *args)
+        self.actor[-1].weight.data.zero_()
+        self.actor[-1].bias.data = torch.tensor(logits)
+
+    return init
+
+
+LOGITS = [0.0, 1.0, -1.0]
+
+
+def test_act_samples_from_the_softmax(monkeypatch):
+    monkeypatch.setattr(Agent, "__init__", fixed_policy(LOGITS))
+    agent = Agent(2, 3, PLAIN)
+    actions = agent.act(torch.randn(20_000, 2))
+    assert actions.shape == (20_000,)
+    shares = torch.bincount(actions, minlength=3) / 20_000
+    # The standard deviation of a share is at most 0.5 / sqrt(20000) = 0.0035. Allow five.
+    torch.testing.assert_close(shares, torch.tensor(LOGITS).softmax(-1), atol=0.018, rtol=0)
+    assert (agent.act(torch.randn(100, 2), greedy=True) == 1).all()
+    assert agent.act(torch.randn(2)).shape == ()
+
+
+# The updates, exactly, on the tiny MDP. An observation is the one-hot code of (step, state).
 
 
 def tabular_agent(theta, args, table):
@@ -41,22 +78,21 @@ def tabular_agent(theta, args, table):
 
 
 def one_hot(t, state):
-    return torch.eye(8, dtype=torch.float64)[2 * t + state]
+    return torch.eye(8, dtype=torch.float64)[[2 * t + state]]
 
 
-def one_update(agent, mdp, t, states, actions, args, lr=(1.0, 1.0)):
-    """One call of the script's update with SGD, for step t of a trajectory."""
-    groups = [{"params": list(p.parameters())} for p in (agent.actor, agent.critic)]
-    optimizer = torch.optim.SGD(groups, lr=1.0)
-    for group, rate in zip(optimizer.param_groups, lr):
-        group["lr"] = rate
-    obs, next_obs = one_hot(t, states[t]), one_hot(t + 1, states[t + 1])
-    log_prob = agent.actor(obs).log_softmax(-1)[actions[t]]
-    over = t == mdp.horizon - 1
-    next_action = 0 if over else actions[t + 1]
-    reward = mdp.reward[states[t], actions[t]].item()
-    step = (obs, actions[t], reward, next_obs, next_action, over)
-    return ac_td0.update(agent, optimizer, log_prob, step, GAMMA**t, args)
+def one_update(agent, optimizer, mdp, t, states, actions, args):
+    """Apply the script's update to step t of a trajectory."""
+    terminated = t == mdp.horizon - 1
+    step = Transition(
+        *agent(one_hot(t, states[t])),
+        action=actions[t],
+        reward=mdp.reward[states[t], actions[t]].item(),
+        next_obs=one_hot(t + 1, states[t + 1]),
+        next_action=0 if terminated else actions[t + 1],
+        terminated=terminated,
+    )
+    return ac_td0.update(agent, optimizer, step, GAMMA**t, args)
 
 
 @pytest.fixture
@@ -73,9 +109,9 @@ def exact_critic(mdp, theta, kind):
     return torch.stack([*q, torch.zeros(2, 2, dtype=torch.float64)]).reshape(8, 2).T
 
 
-@pytest.mark.parametrize("kind", ["v", "q"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_expected_actor_update_is_the_gradient(mdp, theta, kind):
-    """With an exact critic and I = gamma^t: of the discounted value of the start state."""
+    """With an exact critic and I = gamma^t, it ascends the discounted value of the start state."""
     args, variable = replace(PLAIN, critic=kind), theta.clone().requires_grad_()
     (truth,) = torch.autograd.grad(mdp.objective(variable, GAMMA), variable)
     exact = exact_critic(mdp, theta, kind)
@@ -86,18 +122,18 @@ def test_expected_actor_update_is_the_gradient(mdp, theta, kind):
             for t in range(mdp.horizon):
                 agent = tabular_agent(theta, args, table.clone())
                 before = agent.actor[0].weight.detach().clone()
-                one_update(agent, mdp, t, states, actions, args)
+                one_update(agent, make_optimizer(agent, args), mdp, t, states, actions, args)
                 step = (agent.actor[0].weight.detach() - before).reshape(2, 4, 2).sum(1).T
                 total += p * step
         return total
 
     torch.testing.assert_close(expected(exact), truth, atol=1e-6, rtol=0)
     wrong = exact + torch.linspace(-1, 1, exact.numel()).reshape(exact.shape)
-    assert (expected(wrong) - truth).abs().max() > 1e-2  # the bias of a critic that is wrong
+    assert (expected(wrong) - truth).abs().max() > 1e-2  # a wrong critic biases the gradient
 
 
 def test_tabular_critic_converges_to_the_values(mdp, theta):
-    """All transitions in turn, each at a rate that is its probability times a falling factor."""
+    """Apply every transition in turn; the rate is its probability times a decreasing factor."""
     pi, state, transitions = theta.softmax(-1), mdp.start, []
     for t in range(mdp.horizon):
         p = state[:, None, None] * pi[:, :, None] * mdp.transition  # (s, a, s')
@@ -105,35 +141,48 @@ def test_tabular_critic_converges_to_the_values(mdp, theta):
         state = p.sum((0, 1))
     agent = tabular_agent(theta, PLAIN, torch.zeros(1, 8, dtype=torch.float64))
     agent.critic[0].bias.requires_grad_(False)
+    optimizer = make_optimizer(agent, replace(PLAIN, actor_lr=0.0))
     for sweep in range(150):
         for t, s, a, s_next, p in transitions:
             states, actions = [s] * (t + 1) + [s_next] * mdp.horizon, [a] * mdp.horizon
-            one_update(agent, mdp, t, states, actions, PLAIN, lr=(0.0, p / (1 + sweep / 10)))
+            optimizer.param_groups[1]["lr"] = p / (1 + sweep / 10)
+            one_update(agent, optimizer, mdp, t, states, actions, PLAIN)
     error = agent.critic[0].weight.detach().reshape(4, 2) - mdp.values(theta, GAMMA)
     assert error.abs().max() < 1e-2
 
 
-@pytest.mark.parametrize("kind", ["v", "q"])
-def test_both_updates_use_one_delta_from_before_either(mdp, theta, kind):
+@pytest.mark.parametrize("terminated", [False, True])
+@pytest.mark.parametrize(("action", "next_action"), [*itertools.product(range(2), repeat=2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_updates_use_one_delta_from_before_either(
+    mdp, theta, kind, action, next_action, terminated
+):
+    """The actions have different values, so that Q(S', A') is not max Q(S', .) or Q(S', A)."""
     args = replace(PLAIN, critic=kind)
-    table = torch.arange(8.0, dtype=torch.float64).repeat(2 if kind == "q" else 1, 1) / 10
+    table = torch.arange(8.0, dtype=torch.float64).reshape(1, 8) / 10
+    table = torch.cat((table, 1 - table**2)) if kind == "q" else table
+    row, next_row = (action, next_action) if kind == "q" else (0, 0)
+    t = 2 if terminated else 1
+    here, there = 2 * t + 1, 2 * (t + 1)
     agent = tabular_agent(theta, args, table.clone())
     before = agent.actor[0].weight.detach().clone()
-    t, states, actions = 1, [0, 1, 0, 1], [1, 0, 1]
-    delta, value = one_update(agent, mdp, t, states, actions, args)
-    assert value == pytest.approx(0.3)
-    want = mdp.reward[1, 0].item() + GAMMA * 0.4 - 0.3
-    assert delta == pytest.approx(want)
-    # The critic moves by delta at S (and A), and nowhere else: no gradient through the target.
-    moved = agent.critic[0].weight.detach() - table
-    expected = torch.zeros_like(moved)
-    expected[0, 2 * 1 + 1] = want
-    torch.testing.assert_close(moved, expected)
-    # The actor by I delta grad log pi, or I Q grad log pi: the same delta, not a newer one.
-    weight = GAMMA * (want if kind == "v" else 0.3)
-    moved = (agent.actor[0].weight.detach() - before)[:, 2 * 1 + 1]
-    grad_log_pi = torch.tensor([1.0, 0.0], dtype=torch.float64) - theta[1].softmax(-1)
-    torch.testing.assert_close(moved, weight * grad_log_pi)
+    states, actions = [1] * t + [1, 0, 0], [0] * t + [action, next_action]
+    losses = one_update(agent, make_optimizer(agent, args), mdp, t, states, actions, args)
+    value = table[row, here].item()
+    next_value = 0.0 if terminated else table[next_row, there].item()
+    delta = mdp.reward[1, action].item() + GAMMA * next_value - value
+    log_pi = theta[1].log_softmax(-1)
+    want = {"delta": delta, "value": value, "log_prob": log_pi[action].item()}
+    assert losses == pytest.approx(want)
+    # The critic moves by delta at S (and A) and nowhere else: no gradient through the target.
+    expected = torch.zeros_like(table)
+    expected[row, here] = delta
+    torch.testing.assert_close(agent.critic[0].weight.detach() - table, expected)
+    # The actor moves by I delta grad log pi, or I Q grad log pi, with the old critic's values.
+    weight = GAMMA**t * (delta if kind == "v" else value)
+    expected = torch.zeros_like(before)
+    expected[:, here] = weight * (torch.eye(2)[action] - log_pi.exp())
+    torch.testing.assert_close(agent.actor[0].weight.detach() - before, expected)
 
 
 # The loop
@@ -141,97 +190,177 @@ def test_both_updates_use_one_delta_from_before_either(mdp, theta, kind):
 
 @pytest.fixture
 def steps_of(tmp_path, monkeypatch):
-    """The steps that a training on Scripted-v0 hands to `update`, with I."""
+    """Train on Scripted-v0; return each step with its observation, I and losses, and the episodes.
+
+    The lengths are 3, 2, 4; the ends are termination, truncation, both.
+    """
 
     def run(**changes):
-        steps = []
+        steps, observations = [], []
 
-        def spy(agent, optimizer, log_prob, step, gamma_t, args):
-            steps.append((*step, gamma_t))
-            return original(agent, optimizer, log_prob, step, gamma_t, args)
+        def forward(self, obs):
+            observations.append(obs)
+            return original_forward(self, obs)
 
-        original = ac_td0.update
-        monkeypatch.setattr(ac_td0, "update", spy)
-        args = Args(env_id="Scripted-v0", eval_episodes=1, total_timesteps=90, gamma=GAMMA)
-        _, episodes = ac_td0.train(replace(args, log_dir=str(tmp_path), **changes))
+        def update(agent, optimizer, step, gamma_t, args):
+            with torch.no_grad():
+                next_values = agent.critic(step.next_obs)[0]
+            losses = original_update(agent, optimizer, step, gamma_t, args)
+            gradient = torch.cat([w.grad.flatten() for w in agent.parameters()])
+            record = step._asdict() | losses | {"obs": observations[-1], "gamma_t": gamma_t}
+            record |= {"next_values": next_values, "grad_norm": gradient.norm().item()}
+            steps.append(SimpleNamespace(**record))
+            return losses
+
+        original_forward, original_update = Agent.forward, ac_td0.update
+        with monkeypatch.context() as patch:
+            patch.setattr(Agent, "forward", forward)
+            patch.setattr(ac_td0, "update", update)
+            args = Args(env_id="Scripted-v0", eval_episodes=1, total_timesteps=90, gamma=GAMMA)
+            _, episodes = ac_td0.train(replace(args, log_dir=str(tmp_path), **changes))
         return steps, episodes
 
     return run
 
 
-def test_steps_of_scripted_episodes(steps_of):
-    """Lengths 3, 2, 4, ended by termination, truncation, both; I is gamma^t in each."""
-    steps, episodes = steps_of(discount_policy_gradient=True)
-    want = []
+def scripted_steps():
+    """(episode, t, length, terminated) of 30 episodes of Scripted-v0, 90 steps."""
     for episode in range(30):
         length, end = (3, 2, 4)[episode % 3], "tub"[episode % 3]
         for t in range(length):
-            terminated = t == length - 1 and end in "tb"
-            want.append(([episode, t], 1.0 + t, [episode, t + 1], terminated, GAMMA**t))
+            yield episode, t, length, t == length - 1 and end in "tb"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_of_scripted_episodes(steps_of, kind):
+    steps, episodes = steps_of(critic=kind, discount_policy_gradient=True)
     assert len(steps) == 90
-    for (obs, _, reward, next_obs, _, terminated, gamma_t), row in zip(steps, want):
-        assert (obs.tolist(), reward, next_obs.tolist(), terminated) == row[:4]
-        assert gamma_t == pytest.approx(row[4])
+    for step, (episode, t, _, terminated) in zip(steps, scripted_steps()):
+        assert step.obs.tolist() == [[episode, t]]
+        assert step.next_obs.tolist() == [[episode, t + 1]]  # the true successor, not a reset
+        assert (step.reward, step.terminated) == (1.0 + t, terminated)
+        assert step.gamma_t == pytest.approx(GAMMA**t)  # I = 1 at the start of each episode
     returns = [{3: 6.0, 2: 3.0, 4: 10.0}[length] for _, _, length in episodes]
     assert [r for _, r, _ in episodes] == returns
     assert [step for step, _, _ in episodes][:3] == [3, 5, 9]
 
 
-@pytest.mark.parametrize("kind", ["v", "q"])
-def test_the_policy_loss_that_is_logged_is_the_one_that_is_learned(steps_of, monkeypatch, kind):
-    """I delta log pi(A|S), or I Q log pi(A|S), over the steps since the last report: here all."""
-    terms, errors, values, logged = [], [], [], {}
-
-    def spy(agent, optimizer, log_prob, step, gamma_t, args):
-        delta, value = update(agent, optimizer, log_prob, step, gamma_t, args)
-        terms.append(gamma_t * (delta if kind == "v" else value) * log_prob.item())
-        errors.append(delta)
-        values.append(value)
-        return delta, value
-
-    def log(self, tag, value, step):
-        logged[tag] = value
-
-    update = ac_td0.update
-    monkeypatch.setattr(ac_td0, "update", spy)
-    clock = itertools.count(0, 1e-6)  # too slow for a report before the end
-    monkeypatch.setattr(ac_td0, "time", SimpleNamespace(time=lambda: next(clock)))
-    monkeypatch.setattr(ac_td0.SummaryWriter, "add_scalar", log)
-    steps, _ = steps_of(critic=kind, discount_policy_gradient=True)
-    assert len(terms) == len(steps)
-    assert logged["losses/policy_loss"].item() == pytest.approx(-np.mean(terms), rel=1e-5)
-    assert logged["losses/value_loss"].item() == pytest.approx(np.mean(np.square(errors)), rel=1e-5)
-    explained = 1 - np.var(errors) / np.var(np.add(values, errors))
-    assert logged["losses/explained_variance"].item() == pytest.approx(explained, abs=1e-4)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_time_limit_is_bootstrapped_and_a_terminal_state_is_not(steps_of, kind):
+    steps, _ = steps_of(critic=kind)
+    limits = 0
+    for step, (_, t, length, terminated) in zip(steps, scripted_steps()):
+        next_value = step.next_values[step.next_action if kind == "q" else 0].item()
+        target = step.reward + (0.0 if terminated else GAMMA * next_value)
+        assert step.delta == pytest.approx(target - step.value, rel=1e-4, abs=1e-5)
+        limits += t == length - 1 and not terminated and abs(next_value) > 1e-2
+    assert limits > 5
 
 
 def test_by_default_the_policy_gradient_is_not_discounted(steps_of):
     steps, _ = steps_of()
-    assert {step[-1] for step in steps} == {1.0}
+    assert {step.gamma_t for step in steps} == {1.0}
 
 
-def test_qac_takes_the_action_that_it_learned_with(steps_of):
+def test_qac_takes_the_action_it_learned_with(steps_of):
+    """A' of one step is A of the next, except that each episode samples its first action."""
     steps, _ = steps_of(critic="q")
-    pairs = [(one, two) for one, two in zip(steps, steps[1:]) if two[0][1] > 0]
-    assert len(pairs) > 50
-    assert all(one[4] == two[1] for one, two in pairs)  # A' of one step is A of the next
-    pairs = [(one, two) for one, two in zip(steps, steps[1:]) if two[0][1] == 0]
-    assert any(one[4] != two[1] for one, two in pairs)  # but of an episode's first: drawn anew
-    assert len({step[1] for step in steps}) == 3
+    pairs = list(zip(steps, steps[1:]))
+    inside = [one.next_action == two.action for one, two in pairs if two.obs[0, 1] > 0]
+    across = [one.next_action == two.action for one, two in pairs if two.obs[0, 1] == 0]
+    assert len(inside) > 50
+    assert all(inside)
+    assert not all(across)
+    assert {step.action for step in steps} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loop_samples_from_the_policy(steps_of, monkeypatch, kind):
+    """Both the first action of an episode and the later ones, which Q samples elsewhere."""
+    monkeypatch.setattr(Agent, "__init__", fixed_policy(LOGITS))
+    steps, _ = steps_of(critic=kind, actor_lr=0.0, total_timesteps=900)
+    first = [step.action for step in steps if step.obs[0, 1] == 0]
+    later = [step.action for step in steps if step.obs[0, 1] > 0]
+    for actions in first, later:
+        shares = torch.bincount(torch.tensor(actions), minlength=3) / len(actions)
+        # The standard deviation of a share is at most 0.5 / sqrt(300) = 0.029. Allow five.
+        torch.testing.assert_close(shares, torch.tensor(LOGITS).softmax(-1), atol=0.145, rtol=0)
+
+
+@pytest.mark.parametrize("tick", [1e-6, 0.06], ids=["one report", "many reports"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logged_values_are_those_of_the_steps_since_the_last_report(
+    steps_of, monkeypatch, set_clock, kind, tick
+):
+    logged = {}
+    set_clock(tick)
+
+    def log(self, tag, value, step):
+        logged.setdefault(step, {})[tag.removeprefix("losses/")] = float(value)
+
+    monkeypatch.setattr(ac_td0.SummaryWriter, "add_scalar", log)
+    steps, _ = steps_of(critic=kind, discount_policy_gradient=True)
+    assert len(logged) == 1 if tick == 1e-6 else len(logged) > 10
+    assert max(logged) == 90
+    for start, end in zip([0, *logged], logged):
+        window, got = steps[start:end], logged[end]
+        weights = [step.delta if kind == "v" else step.value for step in window]
+        terms = [w * step.gamma_t * step.log_prob for w, step in zip(weights, window)]
+        assert got["policy_loss"] == pytest.approx(-np.mean(terms), rel=1e-5)
+        deltas = np.array([step.delta for step in window])
+        assert got["value_loss"] == pytest.approx(np.mean(deltas**2), rel=1e-5)
+        entropy = [-(step.log_pi.exp() * step.log_pi).sum().item() for step in window]
+        assert got["entropy"] == pytest.approx(np.mean(entropy), rel=1e-5)
+        assert 0 < got["entropy"] <= np.log(3) + 1e-6
+        assert got["grad_norm"] == pytest.approx(window[-1].grad_norm, rel=1e-5)
+        if len(window) > 1:
+            targets = deltas + [step.value for step in window]
+            explained = 1 - np.var(deltas) / np.var(targets)
+            assert got["explained_variance"] == pytest.approx(explained, abs=1e-4)
+
+
+# Seeds: each source of randomness alone
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_determines_the_initial_weights(tmp_path, kind):
+    args = Args(env_id="Scripted-v0", eval_episodes=1, total_timesteps=1, critic=kind)
+    args = replace(args, actor_lr=0.0, critic_lr=0.0, log_dir=str(tmp_path))  # nothing is learned
+    first, again, other = (ac_td0.train(replace(args, seed=seed))[0] for seed in (0, 0, 1))
+    for name in "actor", "critic":
+        assert distance(getattr(first, name), getattr(again, name)) == 0.0
+        assert distance(getattr(first, name), getattr(other, name)) > 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_determines_the_actions(steps_of, monkeypatch, kind):
+    """The policy is the same for all seeds, so that only the samples can differ."""
+    monkeypatch.setattr(Agent, "__init__", fixed_policy([0.0, 0.0, 0.0]))
+
+    def actions_of(seed):
+        steps, _ = steps_of(critic=kind, actor_lr=0.0, seed=seed)
+        starts = [step.obs[0, 1] == 0 for step in steps]
+        first = [step.action for step, start in zip(steps, starts) if start]
+        return first, [step.action for step, start in zip(steps, starts) if not start]
+
+    one, again, other = (actions_of(seed) for seed in (0, 0, 1))
+    assert one == again
+    assert one[0] != other[0]
+    assert one[1] != other[1]
 
 
 # Learning
 
 
-@pytest.mark.parametrize("kind", ["v", "q"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_learns_the_identity(tmp_path, kind):
-    """Measured over seeds 0 to 9: 25 of 25, with both."""
+    """Measured over seeds 0 to 9: 25 of 25, with both critics."""
     args = Args(env_id="Identity-v0", critic=kind, total_timesteps=4_000, gamma=0.4)
     agent, _ = ac_td0.train(replace(args, actor_lr=2e-3, log_dir=str(tmp_path)))
     assert min(ac_td0.evaluate(agent, ac_td0.make_env(args), 3)) > 20
 
 
-# Bad input
+# Bad input and broken numbers
 
 
 @pytest.mark.parametrize(
@@ -239,7 +368,7 @@ def test_learns_the_identity(tmp_path, kind):
     [
         (["--critic", "w"], ["--critic", "v", "q"]),
         (["--optimizer", "rmsprop"], ["--optimizer", "sgd"]),
-        (["--total-timesteps", "0"], ["--total-timesteps", "got 0"]),
+        (["--total-timesteps", "0"], ["--total-timesteps must be in [1, inf], got 0"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
@@ -255,8 +384,19 @@ def test_optimizer(tmp_path, capsys, optimizer):
     assert any("exp_avg" in moments for moments in state["state"].values()) == (optimizer == "adam")
 
 
-def test_a_broken_actor_is_noticed(tmp_path, monkeypatch):
-    """An actor of NaN still takes actions, and the critic alone would not tell."""
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_each_network_has_its_own_learning_rate(optimizer):
+    args = replace(PLAIN, optimizer=optimizer, actor_lr=0.25, critic_lr=0.5)
+    agent = Agent(2, 3, args)
+    groups = make_optimizer(agent, args).param_groups
+    rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    for network, rate in ((agent.actor, 0.25), (agent.critic, 0.5)):
+        assert {rates[id(weight)] for weight in network.parameters()} == {rate}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_in_the_actor_stops_the_run_at_once(tmp_path, monkeypatch, kind):
+    """An actor with NaN weights does not affect the critic, so the TD error stays finite."""
 
     def break_actor(self, *args):
         original(self, *args)
@@ -264,14 +404,40 @@ def test_a_broken_actor_is_noticed(tmp_path, monkeypatch):
 
     original = Agent.__init__
     monkeypatch.setattr(Agent, "__init__", break_actor)
-    with pytest.raises(FloatingPointError, match="step 1: "):
-        ac_td0.train(Args(env_id="Identity-v0", total_timesteps=50, log_dir=str(tmp_path)))
+    args = Args(env_id="Identity-v0", total_timesteps=50, critic=kind, log_dir=str(tmp_path))
+    with pytest.raises(FloatingPointError, match="step 0: NaN or inf in weights"):
+        ac_td0.train(args)
+    assert not list(tmp_path.glob("*/checkpoint.pt"))
 
 
-def test_weights_that_overflow_are_not_saved(tmp_path):
-    """The TD error is that of before the step: it does not yet tell that the step was too large."""
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_nan_in_a_gradient_is_not_saved(tmp_path, monkeypatch, set_clock, network):
+    """The losses are from before the step, so they are still finite when the weights are not."""
+
+    def update(agent, optimizer, step, *rest):
+        updates.append(1)
+        if len(updates) == 30:
+            output = step.log_pi if network == "actor" else step.values
+            output.register_hook(lambda gradient: gradient * np.nan)
+        return original(agent, optimizer, step, *rest)
+
+    updates, original = [], ac_td0.update
+    monkeypatch.setattr(ac_td0, "update", update)
+    set_clock(1.0)  # a report and a checkpoint after every step
+    args = Args(env_id="Scripted-v0", checkpoint_interval=0, log_dir=str(tmp_path))
+    with pytest.raises(FloatingPointError, match="step 30: NaN or inf in weights"):
+        ac_td0.train(args)
+    (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["global_step"] == 29
+    assert all(weight.isfinite().all() for weight in state["agent"].values())
+
+
+def test_weights_that_overflow_are_not_saved(tmp_path, set_clock):
+    """The TD error is from before the step, so it does not show that the step was too large."""
     rates = {"optimizer": "sgd", "actor_lr": 1.0, "critic_lr": 1.0, "activation": "relu"}
     args = Args(total_timesteps=600, checkpoint_interval=0, log_dir=str(tmp_path), **rates)
+    set_clock(1.0)
     with pytest.raises(FloatingPointError, match="NaN or inf in weights"):
         ac_td0.train(args)
     (checkpoint,) = tmp_path.glob("*/checkpoint.pt")

@@ -1,18 +1,31 @@
-"""reinforce_baseline.py: returns, the policy gradient and its variance, sessions and update."""
+"""reinforce_baseline.py: returns, the policy gradient and its variance, sessions and updates."""
 
+import copy
+import itertools
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import reinforce_baseline as reinforce
-from reinforce_baseline import Agent, Args, discounted_returns, gradient_variance, reinforce_loss
-from tests.conftest import assert_refused, distance
+from reinforce_baseline import (
+    Agent,
+    Args,
+    Sessions,
+    discounted_returns,
+    gradient_variance,
+    make_batch,
+    reinforce_loss,
+)
+from tests.conftest import assert_refused, checkpoint_of, distance
+from tests.toys import with_paid_resets
 
 SCRIPT = "reinforce_baseline.py"
 BASELINES = ["none", "mean", "value"]
-PLAIN = Args(hidden_sizes=(), max_grad_norm=np.inf, critic_updates=1)
+PLAIN = Args(hidden_sizes=(), max_grad_norm=np.inf, critic_updates=1, num_envs=1)
 
 
 # Returns
@@ -25,27 +38,34 @@ def test_returns_by_hand():
     np.testing.assert_allclose(discounted_returns(rewards, 0.1), want)
 
 
-def test_returns_of_one_session_of_whole_numbers():
+def test_returns_of_integer_rewards():
     np.testing.assert_allclose(discounted_returns(np.array([0, 0, 1]), 0.9), [0.81, 0.9, 1])
 
 
 def test_returns_by_definition():
     rewards = np.random.default_rng(0).normal(size=(20, 3))
+    copied = rewards.copy()
     returns = discounted_returns(rewards, 0.9)
     for t in range(20):
         want = sum(0.9**k * rewards[t + k] for k in range(20 - t))
         np.testing.assert_allclose(returns[t], want)
+    np.testing.assert_array_equal(rewards, copied)
 
 
-# The policy gradient is unbiased, whatever the baseline: exactly, over all trajectories
+# The policy gradient is unbiased with every baseline: exactly, over all trajectories
 
 
 def sessions_of(mdp, states, actions):
-    """One trajectory of the tiny MDP as a batch of one session, in float64."""
-    obs = np.eye(2)[states][:, None]
+    """One trajectory of the tiny MDP as one session, in float64."""
     rewards = mdp.reward[states[:-1], actions].numpy()[:, None]
-    live = np.ones((mdp.horizon, 1), bool)
-    return obs[:-1], np.array(actions)[:, None], rewards, live, obs[-1], np.zeros(1, bool)
+    return Sessions(
+        obs=np.eye(2)[states[:-1]][:, None],
+        actions=np.array(actions)[:, None],
+        rewards=rewards,
+        live=np.ones((mdp.horizon, 1), bool),
+        last_obs=np.eye(2)[states[-1:]],
+        truncated=np.zeros(1, bool),
+    )
 
 
 def tabular_agent(args):
@@ -57,17 +77,21 @@ def tabular_agent(args):
     return agent
 
 
+def sgd(agent, lr):
+    """An optimizer of the actor and one of the critic."""
+    networks = agent.actor, agent.critic
+    return [torch.optim.SGD(network.parameters(), lr=lr) for network in networks]
+
+
 def expected_step(mdp, args, agent_class=Agent):
-    """Sum over all trajectories of p(tau) times the step that `update` makes on tau at rate 1."""
-    before = tabular_agent(args)
-    theta = before.actor[0].weight.detach().T  # (state, action)
+    """Sum over all trajectories tau of p(tau) times the step that `update` takes at rate 1."""
+    theta = tabular_agent(args).actor[0].weight.detach().T  # (state, action)
     total = torch.zeros(2, 2, dtype=torch.float64)
     for p, states, actions in mdp.trajectories(theta):
         agent = tabular_agent(args)
-        agent.__class__ = agent_class
-        optimizer = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
-        sessions = sessions_of(mdp, states, actions)
-        reinforce.update(agent, optimizer, sessions, args, report=False)
+        agent.__class__, agent.seen = agent_class, torch.tensor(actions)
+        batch = make_batch(agent, sessions_of(mdp, states, actions), args)
+        reinforce.update(agent, *sgd(agent, 1.0), batch, args)
         total += p * (agent.actor[0].weight.detach().T - theta)
     return total
 
@@ -78,7 +102,7 @@ def gradient_of_the_discounted_objective(mdp, gamma):
 
 
 def gradient_without_gamma_t(mdp, gamma):
-    """Sum over t and s of P(s_t = s) sum over a of grad pi(a|s) Q_t(s, a): states undiscounted."""
+    """Sum over t, s, a of P(s_t = s) grad pi(a|s) Q_t(s, a); no discount for the states."""
     theta = tabular_agent(PLAIN).actor[0].weight.detach().T.clone().requires_grad_()
     pi, values, state = theta.softmax(-1), mdp.values(theta, gamma), mdp.start
     total = 0.0
@@ -100,172 +124,239 @@ def test_expected_update_is_the_gradient(mdp, baseline, discount):
     assert (other(mdp, 0.9) - truth).abs().max() > 1e-2  # the flag makes a difference
 
 
-def test_undiscounted_both_objectives_agree(mdp):
+def test_both_objectives_agree_without_discount(mdp):
     one, two = gradient_of_the_discounted_objective(mdp, 1.0), gradient_without_gamma_t(mdp, 1.0)
     torch.testing.assert_close(one, two, atol=1e-9, rtol=0)
 
 
-def test_a_baseline_that_depends_on_the_action_is_found(mdp, monkeypatch):
+def test_a_baseline_that_depends_on_the_action_is_found(mdp):
     """The test above can fail: here b is V(s) plus the action that was taken."""
 
-    class Cheating(Agent):
+    class Biased(Agent):
         def baseline(self, obs, kind):
             return super().baseline(obs, kind) + self.seen.to(obs)
 
     args = replace(PLAIN, gamma=0.9, discount_policy_gradient=True)
-    honest = reinforce.update
-
-    def update(agent, optimizer, sessions, *rest, **kwargs):
-        agent.seen = torch.from_numpy(sessions[1][:, 0])
-        return honest(agent, optimizer, sessions, *rest, **kwargs)
-
-    monkeypatch.setattr(reinforce, "update", update)
-    error = expected_step(mdp, args, Cheating) - gradient_of_the_discounted_objective(mdp, 0.9)
+    error = expected_step(mdp, args, Biased) - gradient_of_the_discounted_objective(mdp, 0.9)
     assert error.abs().max() > 1e-2
+
+
+# The batch
+
+
+LENGTHS = np.array([9, 4, 6])
+
+
+def random_sessions(seed=0, lengths=LENGTHS, obs_size=2):
+    """Three sessions; a time limit ended the first, which is the longest, and the second."""
+    rng = np.random.default_rng(seed)
+    T, N = max(lengths), len(lengths)
+    live = np.arange(T)[:, None] < lengths
+    return Sessions(
+        obs=rng.normal(size=(T, N, obs_size)).astype("f"),
+        actions=rng.integers(2, size=(T, N)),
+        rewards=(rng.normal(size=(T, N)) * live).astype("f"),
+        live=live,
+        last_obs=rng.normal(size=(N, obs_size)).astype("f"),
+        truncated=np.arange(N) < 2,
+    )
+
+
+THREE = Args(num_envs=3, gamma=0.9)
+
+
+def make_agent(args=THREE, mean_return=0.7):
+    torch.manual_seed(0)
+    agent = Agent(2, 2, args)
+    agent.mean_return.fill_(mean_return)
+    return agent
+
+
+def returns_by_definition(sessions, gamma, tails):
+    """G of each live row, (T, N); `tails` are values after the last steps."""
+    returns = np.zeros(sessions.rewards.shape)
+    for n, length in enumerate(sessions.live.sum(0)):
+        for t in range(length):
+            rewards = sum(gamma ** (k - t) * sessions.rewards[k, n] for k in range(t, length))
+            returns[t, n] = rewards + gamma ** (length - t) * tails[n]
+    return returns
+
+
+@pytest.mark.parametrize("discount", [True, False])
+@pytest.mark.parametrize("bootstrap", [True, False])
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_batch_by_definition(baseline, bootstrap, discount):
+    """Only V estimates the missing tail, and only after a time limit, in a session's own end."""
+    args = replace(THREE, baseline=baseline, bootstrap=bootstrap, discount_policy_gradient=discount)
+    agent, sessions = make_agent(args), random_sessions()
+    before = copy.deepcopy(sessions)
+    batch = make_batch(agent, sessions, args)
+    tails = np.zeros(3)
+    with torch.no_grad():
+        if baseline == "value" and bootstrap:
+            tails[:2] = agent.value(torch.from_numpy(sessions.last_obs[:2])).numpy()
+        values = agent.value(torch.from_numpy(sessions.obs)).numpy()
+    returns = returns_by_definition(sessions, 0.9, tails)
+    b = {"none": 0.0 * values, "mean": 0.0 * values + 0.7, "value": values}[baseline]
+    weights = 0.9 ** np.arange(9)[:, None] if discount else 1.0
+    advantages = weights * (returns - b)
+    assert torch.bincount(batch.session).tolist() == LENGTHS.tolist()
+    for n, length in enumerate(LENGTHS):
+        rows = batch.session == n  # in the order of time
+        assert np.array_equal(batch.obs[rows], sessions.obs[:length, n])
+        assert np.array_equal(batch.actions[rows], sessions.actions[:length, n])
+        np.testing.assert_allclose(batch.returns[rows], returns[:length, n], atol=1e-5)
+        np.testing.assert_allclose(batch.advantages[rows], advantages[:length, n], atol=1e-5)
+    assert not any(field.requires_grad for field in batch)
+    assert {field.dtype for field in batch} == {torch.float32, torch.int64}
+    for field, old in zip(sessions, before):  # the rewards are copied before V is added
+        np.testing.assert_array_equal(field, old)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_rows_after_the_end_of_a_session_are_not_learned_from(baseline):
+    args, sessions = replace(THREE, baseline=baseline), random_sessions()
+    live = sessions.live
+    other = sessions._replace(
+        obs=np.where(live[..., None], sessions.obs, 9.0).astype("f"),
+        actions=np.where(live, sessions.actions, 1),
+    )
+    one, two = updated(args, sessions), updated(args, other)
+    assert distance(one.agent, two.agent) == 0.0
+    assert one.losses == two.losses
 
 
 # The update
 
 
-def random_sessions(seed=0, lengths=(9, 4, 6), obs_size=2):
-    rng = np.random.default_rng(seed)
-    T, N = max(lengths), len(lengths)
-    live = np.arange(T)[:, None] < lengths
-    obs, last_obs = rng.normal(size=(T, N, obs_size)), rng.normal(size=(N, obs_size))
-    actions, rewards = rng.integers(2, size=(T, N)), rng.normal(size=(T, N)) * live
-    cut = np.arange(N) == 0
-    return [x.astype("f") if x.dtype == float else x for x in (obs, actions, rewards, live)] + [
-        last_obs.astype("f"),
-        cut,
-    ]
+def updated(args, sessions=None, mean_return=0.0):
+    """One update with SGD at rate 0.1: the agent after and before it, the batch, the losses."""
+    agent = make_agent(args, mean_return)
+    before = copy.deepcopy(agent)
+    batch = make_batch(agent, sessions or random_sessions(), args)
+    losses = reinforce.update(agent, *sgd(agent, 0.1), batch, args)
+    return SimpleNamespace(agent=agent, before=before, batch=batch, losses=losses)
 
 
-def updated(args, sessions, report=False):
-    torch.manual_seed(0)
-    agent = Agent(2, 2, args)
-    groups = [{"params": list(part.parameters())} for part in (agent.actor, agent.critic)]
-    logs = reinforce.update(agent, torch.optim.SGD(groups, lr=0.1), sessions, args, report)
-    return agent, logs
-
-
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_rows_after_the_end_of_a_session_are_not_learned_from(baseline):
-    args = Args(baseline=baseline)
-    obs, actions, rewards, live, last_obs, cut = random_sessions()
-    others = np.where(live[..., None], obs, 9.0), np.where(live, actions, 1)
-    one, _ = updated(args, (obs, actions, rewards, live, last_obs, cut))
-    two, _ = updated(args, (others[0].astype("f"), others[1], rewards, live, last_obs, cut))
-    assert distance(one, two) == 0.0
+@pytest.mark.parametrize("ent_coef", [0.0, 0.5])
+def test_the_policy_takes_one_gradient_step_on_the_sum_over_each_session(ent_coef):
+    """Both terms are summed over a session's steps and averaged over the sessions."""
+    args = replace(THREE, ent_coef=ent_coef, max_grad_norm=np.inf)
+    result = updated(args)
+    logits = result.before.actor(result.batch.obs)
+    log_pi = logits - logits.exp().sum(-1, keepdim=True).log()
+    policy_loss, bonus, entropies = 0.0, 0.0, []
+    for n in range(3):
+        for i in (result.batch.session == n).nonzero()[:, 0]:
+            entropies.append(-(log_pi[i].exp() * log_pi[i]).sum())
+            chosen = log_pi[i, result.batch.actions[i]]
+            policy_loss = policy_loss - result.batch.advantages[i] * chosen / 3
+            bonus = bonus + entropies[-1] / 3
+    parameters = list(result.before.actor.parameters())
+    gradients = torch.autograd.grad(policy_loss - ent_coef * bonus, parameters)
+    for new, old, g in zip(result.agent.actor.parameters(), parameters, gradients):
+        torch.testing.assert_close(new, old - 0.1 * g, atol=1e-5, rtol=1e-4)
+    # The logged entropy is the mean of one step's; the logged policy loss is without the bonus.
+    assert result.losses["policy_loss"] == pytest.approx(policy_loss.item(), rel=1e-4)
+    mean = sum(entropies).item() / 19
+    assert result.losses["entropy"] == pytest.approx(mean, rel=1e-5)
+    assert 0 < mean < np.log(2)
 
 
 def test_policy_uses_the_baseline_from_before_its_training():
-    few, many = (updated(Args(critic_updates=k), random_sessions())[0] for k in (1, 50))
-    assert distance(few.actor, many.actor) == 0.0
-    assert distance(few.critic, many.critic) > 0.0
-    args = Args(baseline="mean", mean_decay=0.9)
-    agent, logs = updated(args, random_sessions())
-    _, without = updated(replace(args, baseline="none"), random_sessions())
-    assert logs["policy_loss"] == without["policy_loss"]  # the average was still 0
-    rewards, live = random_sessions()[2:4]
-    mean = discounted_returns(rewards, args.gamma)[live].mean()
-    assert agent.mean_return.item() == pytest.approx(0.1 * mean, rel=1e-5)
+    few, many = (updated(replace(THREE, critic_updates=k)) for k in (1, 50))
+    assert distance(few.agent.actor, many.agent.actor) == 0.0
+    assert distance(few.agent.critic, many.agent.critic) > 0.0
+    assert few.losses["policy_loss"] == many.losses["policy_loss"]
+    args = replace(THREE, baseline="mean", mean_decay=0.9)
+    result, without = updated(args), updated(replace(args, baseline="none"))
+    assert result.losses["policy_loss"] == without.losses["policy_loss"]  # the average was still 0
+    sessions = random_sessions()
+    mean = returns_by_definition(sessions, 0.9, np.zeros(3))[sessions.live].mean()
+    assert result.agent.mean_return.item() == pytest.approx(0.1 * mean, rel=1e-5)
+    result = updated(args, mean_return=2.0)
+    assert result.agent.mean_return.item() == pytest.approx(0.9 * 2 + 0.1 * mean, rel=1e-5)
 
 
 def test_value_learns_the_returns():
-    """One step of SGD at rate 0.1, written out a second time."""
-    args = Args(critic_updates=1, max_grad_norm=np.inf, bootstrap=False)
-    obs, _, rewards, live, _, _ = sessions = random_sessions()
-    agent, logs = updated(args, sessions)
-    torch.manual_seed(0)
-    before = Agent(2, 2, args)
-    returns = torch.from_numpy(discounted_returns(rewards, args.gamma)[live])
-    values = before.value(torch.from_numpy(obs[live]))
-    loss = (returns - values).pow(2).mean()
-    for new, old, g in zip(
-        agent.critic.parameters(),
-        before.critic.parameters(),
-        torch.autograd.grad(loss, before.critic.parameters()),
-    ):
+    """Compare with one step of SGD at rate 0.1 that is written out here."""
+    result = updated(replace(THREE, critic_updates=1, max_grad_norm=np.inf))
+    loss = (result.batch.returns - result.before.value(result.batch.obs)).pow(2).mean()
+    parameters = list(result.before.critic.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    for new, old, g in zip(result.agent.critic.parameters(), parameters, gradients):
         torch.testing.assert_close(new, old - 0.1 * g)
-    torch.testing.assert_close(logs["value_loss"], loss)
-    explained = 1 - (returns - values).var(correction=0) / returns.var(correction=0)
-    torch.testing.assert_close(logs["explained_variance"], explained)
+    assert result.losses["value_loss"] == pytest.approx(loss.item())
 
 
-def test_in_every_update_the_policy_makes_one_step_and_the_value_k():
-    args = Args(critic_updates=3)
+def test_without_a_value_baseline_the_critic_is_not_trained():
+    for baseline in ("none", "mean"):
+        result = updated(replace(THREE, baseline=baseline))
+        assert distance(result.agent.critic, result.before.critic) == 0.0
+        assert distance(result.agent.actor, result.before.actor) > 0.0
+        assert "value_loss" not in result.losses
+
+
+def test_each_update_takes_one_step_of_the_policy_and_k_of_the_value():
+    args = replace(THREE, critic_updates=3)
     agent = Agent(2, 2, args)
-    groups = [{"params": list(part.parameters())} for part in (agent.actor, agent.critic)]
-    optimizer = torch.optim.Adam(groups)
+    optimizers = [torch.optim.Adam(net.parameters()) for net in (agent.actor, agent.critic)]
     for seed in range(2):
-        reinforce.update(agent, optimizer, random_sessions(seed), args, report=False)
-    for network, steps in ((agent.actor, 2), (agent.critic, 6)):
+        batch = make_batch(agent, random_sessions(seed), args)
+        reinforce.update(agent, *optimizers, batch, args)
+    for network, optimizer, steps in zip((agent.actor, agent.critic), optimizers, (2, 6)):
         assert {int(optimizer.state[weight]["step"]) for weight in network.parameters()} == {steps}
 
 
 def test_gradients_are_clipped():
     sessions = random_sessions()
-    sessions[2] *= 1000
-    torch.manual_seed(0)
-    before = Agent(2, 2, Args())
-    for limit in (0.5, np.inf):
-        agent, logs = updated(Args(critic_updates=1, max_grad_norm=limit), sessions)
-        assert logs["grad_norm"] > 5  # that of the policy's gradient before it is clipped
-        for new, old in ((agent.actor, before.actor), (agent.critic, before.critic)):
-            move = distance(new, old) ** 0.5 / 0.1  # the rate
-            assert move == pytest.approx(0.5, rel=1e-4) if limit == 0.5 else move > 5
+    sessions = sessions._replace(rewards=1000 * sessions.rewards)
+    free = updated(replace(THREE, critic_updates=1, max_grad_norm=np.inf), sessions)
+    clipped = updated(replace(THREE, critic_updates=1, max_grad_norm=0.5), sessions)
+    moves = [
+        distance(getattr(free.agent, name), getattr(free.before, name)) ** 0.5 / 0.1
+        for name in ("actor", "critic")
+    ]
+    assert min(moves) > 5
+    # The logged norm is that of both gradients before they are clipped.
+    for result in free, clipped:
+        assert result.losses["grad_norm"] == pytest.approx(np.hypot(*moves), rel=1e-3)
+    for name in ("actor", "critic"):
+        move = distance(getattr(clipped.agent, name), getattr(clipped.before, name)) ** 0.5 / 0.1
+        assert move == pytest.approx(0.5, rel=1e-4)
 
 
-def test_entropy_bonus_makes_the_policy_less_decided():
-    args = Args(baseline="none", ent_coef=1.0)
+def test_entropy_bonus_makes_the_policy_more_random():
+    args = replace(THREE, baseline="none", ent_coef=1.0)
     sessions = random_sessions()
-    sessions[2] *= 0  # no rewards: the bonus is all that there is
-    agent = Agent(2, 2, args)
+    sessions = sessions._replace(rewards=0 * sessions.rewards)  # only the bonus remains
+    agent = make_agent(args)
     agent.actor[-1].weight.data.mul_(100)
-    optimizer = torch.optim.SGD(agent.actor.parameters(), lr=0.1)
-    one, two = (
-        reinforce.update(agent, optimizer, sessions, args, report=False)["entropy"]
-        for _ in range(2)
-    )
+    batch, optimizers = make_batch(agent, sessions, args), sgd(agent, 0.1)
+    one, two = (reinforce.update(agent, *optimizers, batch, args)["entropy"] for _ in range(2))
     assert two > one + 1e-4
 
 
-def test_only_sessions_that_were_cut_off_are_bootstrapped(monkeypatch):
-    seen = []
-    original = reinforce.discounted_returns
-    monkeypatch.setattr(
-        reinforce, "discounted_returns", lambda r, g: seen.append(r.copy()) or original(r, g)
-    )
-    sessions = random_sessions()
-    _, _, rewards, _, last_obs, _ = sessions
-    torch.manual_seed(0)
-    rest = Agent(2, 2, Args()).value(torch.from_numpy(last_obs[0])).item()
-    updated(Args(), sessions)
-    want = rewards.copy()
-    want[8, 0] += 0.99 * rest  # session 0, cut off after 9 steps
-    np.testing.assert_allclose(seen[-1], want, rtol=1e-5)
-    for changes in ({"bootstrap": False}, {"baseline": "mean"}, {"baseline": "none"}):
-        updated(Args(**changes), sessions)
-        np.testing.assert_array_equal(seen[-1], rewards)
-
-
 def test_gradient_variance_by_definition():
-    """Of the mean over N: the sum of squared distances over N (N - 1)."""
+    """Variance of a mean over N sessions: the sum of squared distances over N (N - 1)."""
     agent = Agent(2, 2, PLAIN)
-    obs, actions, advantages = torch.randn(30, 2), torch.randint(2, (30,)), torch.randn(30)
-    rows = [torch.arange(30) % 5 == n for n in range(5)]
+    batch = reinforce.Batch(
+        obs=torch.randn(30, 2),
+        actions=torch.randint(2, (30,)),
+        returns=torch.randn(30),
+        advantages=torch.randn(30),
+        session=torch.arange(30) % 5,
+    )
     gradients = []
-    for mask in rows:
+    for n in range(5):
+        rows = batch.session == n
         agent.zero_grad()
-        log_probs, _ = agent.log_prob_and_entropy(obs[mask], actions[mask])
-        reinforce_loss(log_probs, advantages[mask], 1).backward()
+        log_probs, _ = agent.log_prob_and_entropy(batch.obs[rows], batch.actions[rows])
+        reinforce_loss(log_probs, batch.advantages[rows], 1).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in agent.actor.parameters()]))
     gradients = torch.stack(gradients)
-    want = (gradients - gradients.mean(0)).pow(2).sum() / (5 * 4)
-    variance = gradient_variance(agent, obs, actions, advantages, rows)
-    torch.testing.assert_close(variance, want)
-    _, logs = updated(Args(), random_sessions(), report=True)
-    assert logs["policy_gradient_variance"] > 0
+    want = (gradients - gradients.mean(0)).pow(2).sum().item() / (5 * 4)
+    assert gradient_variance(agent, batch, 5) == pytest.approx(want, rel=1e-5)
 
 
 def test_loss_refuses_shapes_that_would_broadcast():
@@ -273,46 +364,239 @@ def test_loss_refuses_shapes_that_would_broadcast():
         reinforce_loss(torch.zeros(4), torch.zeros(4, 1), 1)
 
 
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_diagnostics_by_definition(baseline):
+    args = replace(THREE, baseline=baseline)
+    agent = make_agent(args)
+    batch = make_batch(agent, random_sessions(), args)
+    errors = batch.advantages.numpy()  # G - b, because gamma^t is omitted
+    explained = 1 - np.var(errors) / np.var(batch.returns.numpy())
+    found = reinforce.diagnostics(agent, batch, args)
+    assert found["explained_variance"] == pytest.approx(explained, abs=1e-4)
+    assert found["policy_gradient_variance"] == gradient_variance(agent, batch, 3) > 0
+    # The explained variance is about G and b, with gamma^t or without.
+    weighted = make_batch(agent, random_sessions(), replace(args, discount_policy_gradient=True))
+    found = reinforce.diagnostics(agent, weighted, args)
+    assert found["explained_variance"] == pytest.approx(explained, abs=1e-4)
+    one = make_batch(agent, random_sessions(lengths=LENGTHS[:1]), args)
+    found = reinforce.diagnostics(agent, one, replace(args, num_envs=1))
+    assert "policy_gradient_variance" not in found  # one session has no variance
+
+
 # Sessions
 
 
-def test_whole_sessions_one_of_each_environment(tmp_path, monkeypatch):
-    batches = []
+@pytest.fixture
+def batches_of(tmp_path, monkeypatch):
+    """Train; return for each update its sessions, batch, rates, losses and the agent before it."""
 
-    def spy(agent, optimizer, sessions, args, report):
-        batches.append(sessions)
-        return original(agent, optimizer, sessions, args, report)
+    def run(**changes):
+        records = []
 
-    original = reinforce.update
-    monkeypatch.setattr(reinforce, "update", spy)
-    args = Args(num_envs=5, total_timesteps=1500, eval_episodes=1, log_dir=str(tmp_path))
-    _, episodes = reinforce.train(args)
-    assert len(episodes) == 5 * len(batches)
-    lengths = np.concatenate([live.sum(0) for _, _, _, live, _, _ in batches])
-    assert len(set(lengths)) > 5
-    for obs, _, rewards, live, last_obs, cut in batches:
+        def spy_make_batch(agent, sessions, args):
+            batch = original_make_batch(agent, sessions, args)
+            records.append(SimpleNamespace(sessions=sessions, batch=batch))
+            return batch
+
+        def spy_update(agent, actor_optimizer, critic_optimizer, batch, args):
+            optimizers = actor_optimizer, critic_optimizer
+            records[-1].rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+            records[-1].before = copy.deepcopy(agent)
+            records[-1].losses = original_update(agent, *optimizers, batch, args)
+            return records[-1].losses
+
+        original_make_batch, original_update = reinforce.make_batch, reinforce.update
+        with monkeypatch.context() as patch:
+            patch.setattr(reinforce, "make_batch", spy_make_batch)
+            patch.setattr(reinforce, "update", spy_update)
+            changes = {"log_dir": str(tmp_path), "eval_episodes": 1} | changes
+            agent, episodes = reinforce.train(Args(**changes))
+        return records, agent, episodes
+
+    return run
+
+
+def test_each_environment_plays_one_whole_session(batches_of):
+    records, _, episodes = batches_of(num_envs=5, total_timesteps=1500)
+    assert len(episodes) == 5 * len(records)
+    want, start, lengths = [], 0, set()
+    for sessions in (record.sessions for record in records):
+        live, last_obs = sessions.live, sessions.last_obs
         assert live[0].all()
-        assert (np.diff(live.astype(int), axis=0) <= 0).all()  # once over, over
-        assert live.any(1).all()  # and not played on when the last one is through
-        assert rewards.sum() == live.sum()  # CartPole pays 1 for each step
-        assert (np.abs(obs[0]) <= 0.05).all()  # they begin with a reset
+        assert (np.diff(live.astype(int), axis=0) <= 0).all()  # a session that ended stays ended
+        assert live.any(1).all()  # and nothing is played after the last one ended
+        np.testing.assert_array_equal(sessions.rewards, live)  # CartPole pays 1 for each step
+        assert (np.abs(sessions.obs[0]) <= 0.05).all()  # all sessions begin with a reset
         fallen = (np.abs(last_obs[:, 0]) > 2.4) | (np.abs(last_obs[:, 2]) > 0.20943)  # 12 degrees
-        np.testing.assert_array_equal(fallen, ~cut)
-    assert [length for _, _, length in episodes] == list(lengths)
-    assert episodes[-1][0] == lengths.sum()
+        np.testing.assert_array_equal(fallen, ~sessions.truncated)
+        # Episodes are listed in the order in which they end, at the step at which they end.
+        lengths |= set(live.sum(0))
+        for length in sorted(live.sum(0)):
+            want.append((start + live[:length].sum(), float(length), length))
+        start += live.sum()
+    assert len(lengths) > 5
+    assert episodes == want
 
 
-def test_a_time_limit_is_told_from_an_end():
+def play(agent, envs):
+    run = SimpleNamespace(add_step=lambda *values: None, check=lambda **values: None)
+    return reinforce.play(agent, envs, run)
+
+
+def test_a_time_limit_is_distinguished_from_a_terminal_state():
     """Of Scripted's episodes the first is terminated, the second truncated, the third both."""
     args = Args(env_id="Scripted-v0", num_envs=2)
     envs, _ = reinforce.make_envs(args)
     agent = Agent(2, 3, args)
     for episode, (length, by_time) in enumerate([(3, False), (2, True), (4, False)]):
-        _, _, rewards, live, last_obs, cut = reinforce.play(agent, envs)
-        assert cut.tolist() == [by_time] * 2
-        assert last_obs.tolist() == [[episode, length]] * 2
-        assert live.sum(0).tolist() == [length] * 2
-        np.testing.assert_array_equal(rewards[:, 0], np.arange(1, length + 1))
+        sessions = play(agent, envs)
+        assert sessions.truncated.tolist() == [by_time] * 2
+        assert sessions.last_obs.tolist() == [[episode, length]] * 2
+        assert sessions.obs[:, 0].tolist() == [[episode, t] for t in range(length)]
+        assert sessions.live.sum(0).tolist() == [length] * 2
+        np.testing.assert_array_equal(sessions.rewards[:, 0], np.arange(1, length + 1))
+
+
+def test_rewards_after_the_end_are_not_counted():
+    """These environments pay 7 for a reset step."""
+    args = Args(num_envs=4)
+    envs, _ = with_paid_resets(reinforce.make_envs)(args)
+    envs.reset(seed=0)
+    sessions = play(Agent(4, 2, args), envs)
+    assert not sessions.live.all()
+    np.testing.assert_array_equal(sessions.rewards, sessions.live)
+
+
+# Training
+
+
+@pytest.fixture
+def set_clock(monkeypatch):
+    """Replace the script's clock by one that advances by `tick` seconds at each call.
+
+    The script reports after one second, and at the end.
+    """
+
+    def set_clock(tick):
+        ticks = itertools.count(time.time(), tick)
+        clock = SimpleNamespace(time=lambda: next(ticks), perf_counter=lambda: next(ticks))
+        monkeypatch.setattr(reinforce, "time", clock)
+
+    return set_clock
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_logged_values_are_those_from_before_the_update(
+    batches_of, monkeypatch, set_clock, baseline
+):
+    """With a report for every update."""
+    logged = {}
+
+    def log(self, tag, value, step):
+        logged.setdefault(step, {})[tag.removeprefix("losses/")] = float(value)
+
+    set_clock(1.5)
+    monkeypatch.setattr(reinforce.SummaryWriter, "add_scalar", log)
+    records, _, _ = batches_of(num_envs=3, total_timesteps=400, baseline=baseline)
+    ends = np.cumsum([len(record.batch.obs) for record in records])
+    assert list(logged) == ends.tolist()
+    assert len(records) > 3
+    for record, got in zip(records, logged.values()):
+        assert got.items() >= record.losses.items()
+        with torch.no_grad():
+            errors = record.batch.returns - record.before.baseline(record.batch.obs, baseline)
+        explained = 1 - np.var(errors.numpy()) / np.var(record.batch.returns.numpy())
+        assert got["explained_variance"] == pytest.approx(explained, abs=1e-4)
+        variance = gradient_variance(record.before, record.batch, 3)
+        assert got["policy_gradient_variance"] == pytest.approx(variance, rel=1e-4)
+
+
+def test_the_last_update_still_has_a_learning_rate(batches_of):
+    """The rates decrease linearly with the steps before each iteration."""
+    args = {"env_id": "Scripted-v0", "num_envs": 2, "total_timesteps": 100}
+    args |= {"actor_lr": 0.01, "critic_lr": 0.03}
+    records, _, _ = batches_of(**args)
+    ends = np.cumsum([0] + [len(record.batch.obs) for record in records])
+    assert ends[-1] >= 100
+    for record, start in zip(records, ends):
+        assert record.rates == pytest.approx([0.01 * (1 - start / 100), 0.03 * (1 - start / 100)])
+        assert min(record.rates) > 0
+    records, _, _ = batches_of(**args, anneal_lr=False)
+    assert all(record.rates == [0.01, 0.03] for record in records)
+
+
+def test_the_moving_average_is_saved_and_restored(batches_of, capsys):
+    args = {"baseline": "mean", "num_envs": 2, "total_timesteps": 200}
+    _, agent, _ = batches_of(**args)
+    path = checkpoint_of(capsys.readouterr().out)
+    mean = agent.mean_return.item()
+    assert mean > 1
+    assert torch.load(path, weights_only=True)["agent"]["mean_return"].item() == mean
+    records, _, _ = batches_of(**args | {"total_timesteps": 300}, resume=path)
+    batch = records[0].batch
+    torch.testing.assert_close(batch.advantages, batch.returns - mean)
+
+
+def test_the_seed_determines_the_initial_weights(batches_of):
+    args = {"env_id": "Scripted-v0", "num_envs": 2, "total_timesteps": 1}
+    first, again, other = (batches_of(**args, seed=seed)[0][0].before for seed in (0, 0, 1))
+    for name in "actor", "critic":
+        assert distance(getattr(first, name), getattr(again, name)) == 0.0
+        assert distance(getattr(first, name), getattr(other, name)) > 0.0
+
+
+def test_the_seed_determines_the_actions(batches_of, monkeypatch):
+    """The policy is uniform for all seeds, so that only the samples can differ."""
+
+    def make_uniform(self, *args):
+        original(self, *args)
+        self.actor[-1].weight.data.zero_()
+
+    original = Agent.__init__
+    monkeypatch.setattr(Agent, "__init__", make_uniform)
+
+    def actions_of(seed):
+        args = {"env_id": "Scripted-v0", "num_envs": 2, "total_timesteps": 90, "actor_lr": 0.0}
+        records, _, _ = batches_of(**args, seed=seed)
+        return torch.cat([record.batch.actions for record in records]).tolist()
+
+    assert actions_of(0) == actions_of(0) != actions_of(1)
+
+
+@pytest.mark.parametrize("checkpoint_interval", [0, 1e9])
+@pytest.mark.parametrize("critic_updates", [1, 3])
+@pytest.mark.parametrize("name", ["value", "log_prob_and_entropy"])
+def test_nan_in_a_gradient_stops_the_run_in_the_same_update(
+    tmp_path, monkeypatch, set_clock, name, critic_updates, checkpoint_interval
+):
+    """The gradient of the value baseline or of the policy is NaN from the second update on."""
+
+    def update(*args):
+        updates.append(1)
+        return original_update(*args)
+
+    def method(self, *args):
+        result = original(self, *args)
+        output = result if name == "value" else result[0]
+        if len(updates) == 2 and output.requires_grad:
+            output.register_hook(lambda gradient: gradient * np.nan)
+        return result
+
+    updates, original_update, original = [], reinforce.update, getattr(Agent, name)
+    monkeypatch.setattr(reinforce, "update", update)
+    monkeypatch.setattr(Agent, name, method)
+    set_clock(1.5)  # a report after every update, and a checkpoint if the interval is 0
+    args = Args(env_id="Scripted-v0", num_envs=2, log_dir=str(tmp_path))
+    args = replace(args, critic_updates=critic_updates, checkpoint_interval=checkpoint_interval)
+    # The seeded reset uses up the episode of length 3; the next ones have the lengths 2 and 4.
+    with pytest.raises(FloatingPointError, match="step 12: NaN or inf in "):
+        reinforce.train(args)
+    checkpoints = list(tmp_path.glob("*/checkpoint.pt"))
+    assert len(checkpoints) == (checkpoint_interval == 0)
+    for path in checkpoints:
+        state = torch.load(path, weights_only=True)
+        assert state["global_step"] == 4
+        assert all(weight.isfinite().all() for weight in state["agent"].values())
 
 
 # Learning
@@ -341,8 +625,8 @@ def test_learns_the_identity(tmp_path, baseline):
     ("flags", "words"),
     [
         (["--baseline", "median"], ["--baseline", "value"]),
-        (["--mean-decay", "2"], ["--mean-decay must lie in [0, 1], got 2"]),
-        (["--num-envs", "0"], ["--num-envs", "got 0"]),
+        (["--mean-decay", "2"], ["--mean-decay must be in [0, 1], got 2"]),
+        (["--num-envs", "0"], ["--num-envs must be in [1, inf], got 0"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )

@@ -1,5 +1,9 @@
 """Small environments whose every observation, reward and end is known beforehand."""
 
+import itertools
+import os
+import random
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -8,9 +12,9 @@ from gymnasium import spaces
 class Scripted(gym.Env):
     """Plays episodes of given lengths and ends, over and over.
 
-    Observes [episode, step within it], pays 1 + step as reward; `ends` is a string with a letter
-    for each episode: t terminated, u truncated, b both. With box, actions are two numbers, each
-    with bounds of its own. `actions` are those that it was given.
+    Observes [episode, step within it] and pays 1 + step as reward. `ends` is a string with one
+    letter per episode: t terminated, u truncated, b both. With box, actions are two numbers, each
+    with its own bounds. `actions` and `seeds` list what step() and reset() received.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
@@ -20,9 +24,11 @@ class Scripted(gym.Env):
         bounds = np.array([[-1, 2], [3, 2.5]], np.float32)
         self.action_space = spaces.Box(*bounds) if box else spaces.Discrete(3, start=5)
         self.lengths, self.ends, self.episode, self.actions = lengths, ends, -1, []
+        self.seeds = []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        self.seeds.append(seed)
         self.episode += 1
         self.step_number = 0
         return np.array([self.episode, 0.0]), {}
@@ -37,11 +43,25 @@ class Scripted(gym.Env):
         return obs, float(self.step_number), end in ("t", "b"), end in ("u", "b"), {}
 
 
-class Identity(gym.Env):
-    """Pays 1 for the action that was observed; 25 steps an episode.
+class OddSpace(spaces.Space):
+    """A space of a package's own, which Gymnasium cannot flatten."""
 
-    `space` says how the wanted action is shown: discrete, multidiscrete, dict, box or number. With
-    box, the action is a number between -1 and n, and within 0.5 of the wanted one it is right.
+    def sample(self, mask=None, probability=None):
+        return "odd"
+
+    def contains(self, x):
+        return True
+
+    @property
+    def is_np_flattenable(self):
+        raise NotImplementedError
+
+
+class Identity(gym.Env):
+    """Pays 1 for the action that was observed; an episode has 25 steps.
+
+    `space` says how the wanted action is shown. With box, the action is a number between -1 and n,
+    and is right within 0.5 of the wanted one.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
@@ -49,22 +69,42 @@ class Identity(gym.Env):
     def __init__(self, space="discrete", n=3, box=False):
         self.n, self.space = n, space
         self.action_space = spaces.Box(-1, n, (1,)) if box else spaces.Discrete(n)
+        wanted, image = spaces.Discrete(n), spaces.Box(0, 255, (8, 8, 3), np.uint8)
         self.observation_space = {
-            "discrete": spaces.Discrete(n),
+            "discrete": wanted,
             "multidiscrete": spaces.MultiDiscrete([n, 2]),
-            "dict": spaces.Dict({"wanted": spaces.Discrete(n), "x": spaces.Box(-1, 1, (2,))}),
+            "dict": spaces.Dict({"wanted": wanted, "x": spaces.Box(-1, 1, (2,))}),
             "box": spaces.Box(0, 1, (n,), np.float64),
             "number": spaces.Box(0, n, (), np.float64),
+            "matrix": spaces.Box(0, 1, (n, 2), np.float32),
+            "column": spaces.Box(0, 1, (n, 1), np.float64),
+            "dict of a matrix": spaces.Dict({"x": spaces.Box(0, 1, (n, 2))}),
+            "image": image,
+            "dict with an image": spaces.Dict({"wanted": wanted, "x": image}),
+            "tuple with an image": spaces.Tuple((wanted, image)),
+            "odd": OddSpace(),
+            "dict with an odd space": spaces.Dict({"wanted": wanted, "x": OddSpace()}),
         }[space]
 
     def observe(self):
         self.wanted = int(self.np_random.integers(self.n))
+        row, matrix = np.eye(self.n)[self.wanted], np.zeros((self.n, 2), np.float32)
+        matrix[self.wanted] = 1
+        image = np.full((8, 8, 3), self.wanted, np.uint8)
         return {
             "discrete": self.wanted,
             "multidiscrete": np.array([self.wanted, 0]),
             "dict": {"wanted": self.wanted, "x": np.zeros(2, np.float32)},
-            "box": np.eye(self.n)[self.wanted],
+            "box": row,
             "number": np.array(float(self.wanted)),
+            "matrix": matrix,
+            "column": row[:, None],
+            "dict of a matrix": {"x": matrix},
+            "image": image,
+            "dict with an image": {"wanted": self.wanted, "x": image},
+            "tuple with an image": (self.wanted, image),
+            "odd": "odd",
+            "dict with an odd space": {"wanted": self.wanted, "x": "odd"},
         }[self.space]
 
     def reset(self, *, seed=None, options=None):
@@ -80,9 +120,10 @@ class Identity(gym.Env):
 
 
 class Poisoned(Identity):
-    """An Identity whose second episode has a number that is not finite.
+    """An Identity whose second episode contains a number that is not finite.
 
-    The reward of its step 12, the observation after it, the one after the last step, or the first.
+    `where` is the reward of its step 12, the observation after that step, the last observation, or
+    the first one.
     """
 
     def __init__(self, where="reward", value=np.nan, box=False):
@@ -109,8 +150,7 @@ class Picture(Identity):
     """Observes an image."""
 
     def __init__(self, box=False):
-        super().__init__("box", box=box)
-        self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        super().__init__("image", box=box)
 
 
 class Sentence(Identity):
@@ -129,7 +169,7 @@ class Needy(Identity):
 
 
 class Endless(Identity):
-    """Has no end and no time limit, and does not say what it can draw."""
+    """Never ends, has no time limit, and does not declare its render modes."""
 
     metadata = {}  # noqa: RUF012
 
@@ -138,16 +178,150 @@ class Endless(Identity):
         return obs, reward, terminated, False, info
 
 
+class Steady(Endless):
+    """Pays 1 per step, for ever."""
+
+    def step(self, action):
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, 1.0, terminated, truncated, info
+
+
+class GlobalRandom(gym.Env):
+    """Samples from the global generators, like many home-made environments."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    observation_space = spaces.Box(-9, 9, (2,), np.float32)
+
+    def __init__(self, box=False):
+        self.action_space = spaces.Box(-1, 1, (1,)) if box else spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        obs = np.random.uniform(-1, 1, 2).astype(np.float32)
+        return obs, random.random(), False, self.t == 20, {}
+
+
+class Talkative(Identity):
+    """Returns an info whose arrays change their shape, or whose values change their type."""
+
+    def __init__(self, changes="shape", box=False):
+        super().__init__("box", box=box)
+        self.changes, self.count = changes, itertools.count()
+
+    def info(self):
+        step = next(self.count)
+        if self.changes == "shape":
+            return {"visible": np.ones(1 + step % 3)}
+        return {"status": [1.5, "falling", None][step % 3]}
+
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], self.info()
+
+    def step(self, action):
+        return *super().step(action)[:-1], self.info()
+
+
+class Unpicklable(RuntimeError):
+    """An error that cannot be sent from one process to another."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.handle = lambda: None
+
+
+class Crashing(Identity):
+    """Raises an error, or ends its process, at the given step or reset after seeding."""
+
+    def __init__(self, where="step", at=12, box=False):
+        super().__init__("box", box=box)
+        self.where, self.at, self.steps, self.resets = where, at, 0, 0
+
+    def fail(self):
+        if self.where == "exit":
+            os._exit(3)
+        kind = Unpicklable if self.where == "unpicklable" else RuntimeError
+        raise kind("the environment is broken")
+
+    def reset(self, **kwargs):
+        self.resets += 1
+        if self.where == "reset" and self.resets == 2:
+            self.fail()
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.steps += 1
+        if self.where != "reset" and self.steps == self.at:
+            self.fail()
+        return super().step(action)
+
+
+class PayingOddly(Identity):
+    """Pays 1 per step, as an array of the given shape."""
+
+    def __init__(self, shape=(1,), box=False):
+        super().__init__("box", box=box)
+        self.shape = tuple(shape)
+
+    def step(self, action):
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, np.ones(self.shape, np.float32), terminated, truncated, info
+
+
+class Undrawable(Identity):
+    """Claims to render frames but cannot."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
+
+    def __init__(self, render_mode=None, error="no display", box=False):
+        super().__init__("box", box=box)
+        self.render_mode, self.error = render_mode, error
+
+    def render(self):
+        if self.error is None:
+            return None
+        raise RuntimeError(self.error)
+
+
 class Actions(Identity):
-    """Has a given action space; is only there to be refused."""
+    """Has the given action space, which a script should refuse."""
 
     def __init__(self, space):
         super().__init__("box")
         self.action_space = space
 
 
+class OtherVectorForm(gym.vector.VectorEnv):
+    """A vector form whose observations or actions differ from the single environment's.
+
+    `mode` replaces Gymnasium's default autoreset mode.
+    """
+
+    def __init__(self, num_envs, differs="observation", box=False, max_episode_steps=None):
+        if differs == "arguments":
+            raise TypeError("OtherVectorForm got an unexpected keyword argument")
+        single = Identity("box", box=box)
+        self.num_envs = num_envs
+        self.single_observation_space = single.observation_space
+        self.single_action_space = single.action_space
+        if differs == "observation":
+            self.single_observation_space = spaces.Box(0, 1, (7,), np.float64)
+        if differs == "action":
+            self.single_action_space = spaces.Box(-1, 2, (3,)) if box else spaces.Discrete(9)
+        modes = gym.vector.AutoresetMode
+        mode = modes.SAME_STEP if differs == "autoreset" else modes.NEXT_STEP
+        self.metadata = {"autoreset_mode": mode}
+        batch = gym.vector.utils.batch_space
+        self.observation_space = batch(self.single_observation_space, num_envs)
+        self.action_space = batch(self.single_action_space, num_envs)
+
+
 class PaidResets(gym.vector.VectorWrapper):
-    """Pays 7 for the steps that go into a reset, for which SyncVectorEnv pays 0."""
+    """Pays 7 for the reset steps, for which SyncVectorEnv pays 0."""
 
     over = False
 
@@ -159,7 +333,7 @@ class PaidResets(gym.vector.VectorWrapper):
 
 
 def with_paid_resets(make_envs):
-    """A script's make_envs, but that the first of its results pays for resets."""
+    """Wrap a script's make_envs, so that the training environments pay for reset steps."""
 
     def make(args):
         envs, env = make_envs(args)
@@ -168,7 +342,7 @@ def with_paid_resets(make_envs):
     return make
 
 
-for toy in (Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless):
+for toy in (Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless, Steady, GlobalRandom):
     gym.register(f"{toy.__name__}-v0", toy)
     gym.register(f"{toy.__name__}Box-v0", toy, kwargs={"box": True})
 
