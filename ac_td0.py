@@ -386,6 +386,8 @@ class Run:
         self.start_time = self.save_time = self.report_time = time.perf_counter()
 
     def __enter__(self) -> "Run":
+        self.caller_threads = torch.get_num_threads()
+        torch.set_num_threads(self.args.torch_threads)
         return self
 
     @property
@@ -470,6 +472,7 @@ class Run:
 
     def __exit__(self, kind, error, traceback) -> None:
         seconds = f"{time.perf_counter() - self.start_time:.2f} s"
+        torch.set_num_threads(self.caller_threads)
         try:
             if kind is not FloatingPointError:  # the last good checkpoint stays
                 self.save()
@@ -512,7 +515,6 @@ def main() -> None:
         resume = parser.parse_known_args()[0].resume
         default = Args(**load(resume)["args"]) if resume else Args()
         args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
-        torch.set_num_threads(args.torch_threads)
         torch.set_flush_denormal(True)  # Adam's moments of dead units become denormal, hence slow
         train(args)
     except (InputError, FloatingPointError) as error:
