@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gymnasium as gym
@@ -42,6 +42,7 @@ class Case:
     other_kind: tuple[str, str]  # an environment with unsuitable actions, and the script for it
     parts: set[str]  # the entries of a checkpoint that hold weights, optimizers and buffers
     entropy: bool = True  # whether the policy is a distribution
+    idle: dict = field(default_factory=dict)  # flags for a long run that may do without learning
 
     @property
     def module(self):
@@ -131,6 +132,7 @@ CASES = [
         steps=1,
         parts={"agent", "target", "actor_optimizer", "critic_optimizer", "buffer"},
         entropy=False,
+        idle={"learning_starts": 100_000},
         **CONTINUOUS,
     ),
 ]
@@ -248,9 +250,9 @@ def serve():
 class Job:
     """A script that runs in a process of its own, which leads a process group."""
 
-    def __init__(self, server, folder, argv, method):
+    def __init__(self, server, output, argv, method):
         self.server, self.status = server, None
-        self.out_file, self.err_file = folder / "stdout.txt", folder / "stderr.txt"
+        self.out_file, self.err_file = output.with_suffix(".out"), output.with_suffix(".err")
         files = {"out": str(self.out_file), "err": str(self.err_file)}
         self.pid = self.ask({"argv": argv, "method": method, **files})
 
@@ -317,7 +319,7 @@ def launch(server, tmp_path):
 
     def launch(script, *flags, method=None, log_dir=tmp_path):
         argv = [str(ROOT / script), *map(str, flags), "--log-dir", str(log_dir)]
-        jobs.append(Job(server, tmp_path, argv, method))
+        jobs.append(Job(server, tmp_path / f"job{len(jobs)}", argv, method))
         return jobs[-1]
 
     yield launch

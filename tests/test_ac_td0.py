@@ -438,7 +438,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path, set_clock):
     rates = {"optimizer": "sgd", "actor_lr": 1.0, "critic_lr": 1.0, "activation": "relu"}
     args = Args(total_timesteps=600, checkpoint_interval=0, log_dir=str(tmp_path), **rates)
     set_clock(1.0)
-    with pytest.raises(FloatingPointError, match="NaN or inf in (weights|delta)") as error:
+    with pytest.raises(FloatingPointError, match=r"NaN or inf in (weights|delta)") as error:
         ac_td0.train(args)
     (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
     state = torch.load(checkpoint, weights_only=True)

@@ -96,7 +96,7 @@ def test_train_changes_no_setting_of_the_process(case, tmp_path):
 
 
 def test_the_command_line_sets_the_threads(case, cli):
-    cli(case.file, *case.flags, "--total-timesteps", 50, "--torch-threads", 2)
+    assert cli(case.file, "--torch-threads", 2, "--log-dir", "/dev/null").status == 2
     assert torch.get_num_threads() == 2
 
 
@@ -188,18 +188,17 @@ def test_target_return_stops_at_the_mean_of_100(case, tmp_path, capsys):
     args = case.args(tmp_path / "a", target_return=case.target, total_timesteps=50_000)
     _, episodes = train(args)
     returns = [r for _, r, _ in episodes]
-    means = [np.mean(returns[end - 100 : end]) for end in range(100, len(returns) + 1)]
-    assert means[-1] >= case.target
-    # It stops as soon as possible, which is after the rollout that reaches the target.
-    first = episodes[99 + np.argmax(np.array(means) >= case.target)][0]
-    assert episodes[-1][0] - first < max(1, case.num_envs * case.steps)
-    assert episodes[-1][0] < 50_000
+    ends = {step: number for number, (step, _, _) in enumerate(episodes, 1) if number >= 100}
+    reached = [np.mean(returns[end - 100 : end]) >= case.target for end in ends.values()]
+    assert reached == [False] * (len(reached) - 1) + [True]
     # A resumed run has already reached the target and is evaluated at once.
     path = checkpoint_of(capsys.readouterr().out)
     _, episodes = train(replace(args, resume=path, log_dir=str(tmp_path / "b")))
     assert len(episodes) == 100
     # However low the target is, it takes 100 episodes.
-    _, episodes = train(case.args(tmp_path, target_return=-1.0, total_timesteps=50_000))
+    _, episodes = train(
+        case.args(tmp_path, target_return=-1.0, total_timesteps=50_000, **case.idle)
+    )
     assert 100 <= len(episodes) < 100 + case.num_envs
 
 
@@ -244,7 +243,7 @@ def test_checkpoint_holds_the_whole_agent(case, tmp_path, capsys):
 
 
 def test_resume_continues_and_overwrites_nothing(case, cli):
-    first = cli(case.file, *case.flags, "--total-timesteps", 1000, "--actor-lr", 0.003)
+    first = cli(case.file, *case.flags, "--total-timesteps", 500, "--actor-lr", 0.003)
     path = checkpoint_of(first.out)
     content = Path(path).read_bytes()
     # A finished run goes straight to the evaluation, with the agent that was saved.
@@ -255,11 +254,11 @@ def test_resume_continues_and_overwrites_nothing(case, cli):
     assert same["global_step"] == old["global_step"]
     assert all(torch.equal(same["agent"][key], old["agent"][key]) for key in old["agent"])
     # With more steps, omitted flags come from the checkpoint and the count continues.
-    more = cli(case.file, "--resume", path, "--total-timesteps", 3000)
+    more = cli(case.file, "--resume", path, "--total-timesteps", 1500)
     new = torch.load(checkpoint_of(more.out), weights_only=True)
     assert new["args"]["actor_lr"] == 0.003
     assert new["args"]["env_id"] == case.toy
-    assert new["global_step"] >= 3000
+    assert new["global_step"] >= 1500
     ratio = new["global_step"] / old["global_step"]
     pairs = zip(case.optimizer_states(old), case.optimizer_states(new))
     for before, after in pairs:
@@ -533,7 +532,7 @@ def test_numpy_numbers_become_plain_ones(case, tmp_path, capsys):
         "actor_lr": (float, 1e-3),
         "torch_threads": (int, 1),
     }
-    with pytest.raises(ValueError, match="--seed must be in .* got -1"):
+    with pytest.raises(ValueError, match=r"--seed must be in .* got -1"):
         case.module.Args(seed=np.int64(-1))
 
 
@@ -664,7 +663,8 @@ def test_environments_in_their_own_processes_are_interrupted(
     launch, tmp_path, name, method, number, send
 ):
     """Ctrl-C in a terminal reaches the workers too, and so may a scheduler's SIGTERM."""
-    flags = ["--vectorization", "async", "--num-envs", 2, *LONG]
+    # A spawned worker imports torch, which takes seconds.
+    flags = ["--vectorization", "async", "--num-envs", 1 if method == "spawn" else 2, *LONG]
     job = launch(f"{name}.py", *flags, method=method)
     path = job.wait_for_checkpoint(tmp_path)
     send(job.pid, number)

@@ -790,6 +790,15 @@ def test_nan_in_a_loss_or_gradient_stops_the_run(
             assert all(weight.isfinite().all() for weight in state[network].values())
 
 
+def test_nan_in_the_critic_loss_stops_the_run_although_the_actor_waits(tmp_path, monkeypatch):
+    """The first update, at step 21, is one of the critic alone, so that actions stay finite."""
+    monkeypatch.setattr(ddpg, "critic_loss", lambda q, y: q.sum() * np.nan)
+    args = replace(SMALL, env_id="IdentityBox-v0", total_timesteps=50, log_dir=str(tmp_path))
+    with pytest.raises(FloatingPointError, match="step 21: NaN or inf in value_loss"):
+        ddpg.train(replace(args, policy_frequency=2, learning_starts=21))
+    assert not list(tmp_path.glob("*/checkpoint.pt"))
+
+
 def test_nan_in_the_actor_is_noticed_before_it_acts(tmp_path, monkeypatch):
     def break_actor(agent, **rest):
         losses = update(agent=agent, **rest)

@@ -235,9 +235,9 @@ class Unpicklable(RuntimeError):
 
 
 class Crashing(Identity):
-    """Raises an error, or ends its process, at the given step or reset after seeding."""
+    """Raises an error, or ends its process, in the given step or in the second reset."""
 
-    def __init__(self, where="step", at=12, box=False):
+    def __init__(self, where="step", at=40, box=False):
         super().__init__("box", box=box)
         self.where, self.at, self.steps, self.resets = where, at, 0, 0
 
@@ -342,7 +342,8 @@ def with_paid_resets(make_envs):
     return make
 
 
-for toy in (Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless, Steady, GlobalRandom):
+toys = [Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless, Steady, GlobalRandom]
+for toy in [*toys, Crashing]:
     gym.register(f"{toy.__name__}-v0", toy)
     gym.register(f"{toy.__name__}Box-v0", toy, kwargs={"box": True})
 
