@@ -1,30 +1,30 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
-The algorithm is that of a2c_discrete.py with another distribution. The policy is a Gaussian: a
-network gives its mean mu(s), and log sigma is one learned parameter per dimension i, independent
-of the state. (PI is the number.)
+The algorithm is that of a2c_discrete.py with a different distribution. The policy is a Gaussian: a
+network gives its mean mu(s), and log sigma is one learned parameter per dimension i, independent of
+the state. Actions are scaled so that -1 and 1 are the bounds of each dimension.
 
-    pi(a|s)  = N(a; mu(s), diag sigma^2)                      -1 and 1 are the bounds of each action
-    log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]
+    pi(a|s)  = N(a; mu(s), diag sigma^2)
+    log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
     H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 return; a constant, like A[t]
-    L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
+    G[t]     = A[t] + V(s[t])                                 lambda-return; a constant, like A[t]
+    L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     K steps for weights w
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-Continuous control needs care for scale:
-- A sample outside the bounds is clipped for the environment only; log pi is that of the sample.
+Continuous control is sensitive to scale:
+- A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], and clipped to
   [-10, 10]. Their mean is not subtracted.
 - These running statistics are updated during training and frozen during evaluation.
-- log sigma is kept in [-5, 2].
-All other differences from the sources are those listed in a2c_discrete.py.
+- log sigma is clamped to [-5, 2].
+The other notes and differences from the sources are those listed in a2c_discrete.py.
 
-    python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line is similar
-                                     to `evaluation: return -135.00 +- 80.00 over 10 episodes`
+    python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
+                                     `evaluation: return -135.00 +- 80.00 over 10 episodes`
     python a2c_continuous.py --help  lists the flags
 """
 
@@ -54,8 +54,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
-Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+# Types annotated with their allowed ranges
+Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
+NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
 
 
 @dataclass(frozen=True)
@@ -63,44 +64,44 @@ class Args:
     # Algorithm
     total_timesteps: Count = 400_000  # environment steps, summed over all environments
     num_envs: Count = 16  # N, parallel environments; more of them give a more diverse batch
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps of each environment per update
-    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    gae_lambda: Share = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step return
-    optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # rmsprop is the choice of the A3C paper
-    actor_lr: Weight = 1e-3  # learning rate of the actor, or of both with --shared-body
-    critic_lr: Weight = 1e-3  # learning rate of the critic
-    anneal_lr: bool = True  # decrease both rates linearly to 0 at total_timesteps
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
+    gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step return
+    optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # the A3C paper uses rmsprop
+    actor_lr: NonNegative = 1e-3  # learning rate of the actor, or of both with --shared-body
+    critic_lr: NonNegative = 1e-3  # learning rate of the critic
+    anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, critic steps per actor step
     critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
-    proximal_coef: Weight = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
-    vf_coef: Weight = 0.5  # weight of the critic's loss
-    ent_coef: Weight = 0.0  # beta, entropy bonus; discourages premature convergence
-    norm_adv: bool = True  # normalise advantages; makes ent_coef independent of the reward scale
-    max_grad_norm: Weight = 0.5  # clip each network's gradient to this norm; inf disables it
-    hidden_sizes: tuple[Count, ...] = (64, 64)  # units of each hidden layer
+    proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
+    vf_coef: NonNegative = 0.5  # weight of the critic's loss
+    ent_coef: NonNegative = 0.0  # beta, entropy bonus; discourages premature convergence
+    norm_adv: bool = True  # normalise advantages, so that ent_coef suits any reward scale
+    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     log_std_init: Annotated[float, (-5, 2)] = -0.5  # initial value of log sigma
     shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
     norm_obs: bool = True  # normalise observations to mean 0, standard deviation 1
-    norm_reward: bool = True  # divide rewards by the standard deviation of the discounted return
+    norm_reward: bool = True  # divide rewards by the standard deviation of their discounted sum
     # Environment
-    env_id: str = "Pendulum-v1"  # Gymnasium id; bounded Box actions, vector observations
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: one process; async: N
+    env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions, vector observations
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed, machine and versions: same result
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # equal seeds give equal results on one machine
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    eval_episodes: Count = 10  # greedy evaluation episodes after training
     capture_video: bool = False  # record the evaluation episodes
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
-    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
+    checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
+    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.shared_body and self.critic_updates > 1:
-            raise InputError("--shared-body has one joint loss; add --critic-updates 1")
+            raise InputError("--shared-body uses one joint loss; set --critic-updates 1")
 
 
 # --- Equations
@@ -134,13 +135,13 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; orthogonal weights, `gain` is the last one's."""
+    """Linear layers with activations between them; `gain` scales the last initial weights."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:]):
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, 2**0.5)
+        nn.init.orthogonal_(layers[-2].weight, layer_gain)
         nn.init.zeros_(layers[-2].bias)
-    layers[-2].weight.data *= gain / 2**0.5
     return nn.Sequential(*layers[:-1])
 
 
@@ -154,7 +155,7 @@ class RunningStatistics(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
 
     def _apply(self, fn, recurse=True):
-        return self  # stays on the CPU with the data, and in float64, which MPS does not support
+        return self  # stay in float64, which MPS does not support, and on the CPU, like the data
 
     def update(self, batch: np.ndarray) -> None:
         """Include a batch (B, *shape)."""
@@ -210,15 +211,15 @@ class Agent(nn.Module):
 
 # --- Collect
 class Rollout:
-    """T steps of N environments; row t is the transition that leaves s[t].
+    """T steps of N environments; row t holds the transition from s[t] to s[t+1].
 
-    At the end of an episode the environments return its true last observation, and use the next
-    step to reset (Gymnasium's default, AutoresetMode.NEXT_STEP). One column of a rollout:
+    When an episode ends, an environment returns its true last observation. It resets on the next
+    step and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). One column of a rollout:
 
         t    obs[t]   actions[t]   rewards[t]   done[t]   live[t]
         0    s0       a0           r1           False     True
         1    s1       a1           r2           True      True      obs[2] = s2, the true successor
-        2    s2       ignored      0            False     False     reset row: never learned from
+        2    s2       ignored      0            False     False     reset row: not learned from
         3    s0'      a0'          r1'          False     True      next episode
     """
 
@@ -230,8 +231,8 @@ class Rollout:
         self.rewards = np.zeros((T, N), np.float32)  # rewards[t] is r[t+1]
         self.terminated = np.zeros((T, N), bool)  # s[t+1] is terminal
         self.done = np.zeros((T, N), bool)  # the episode ends: terminated or truncated
-        self.live = np.zeros((T, N), bool)  # a transition, not a reset
-        self.discounted = np.zeros((T, N))  # R[t] = r[t+1] + gamma R[t-1], the return so far
+        self.live = np.zeros((T, N), bool)  # False in reset rows
+        self.discounted = np.zeros((T, N))  # R[t] = r[t+1] + gamma R[t-1]
 
     def reset(self, run: "Run") -> None:
         """Start the first episodes."""
@@ -278,21 +279,20 @@ def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
 
 
 def estimate_advantages(rollout: Rollout, values: Tensor, args: Args) -> Tensor:
-    """A[t] of the B transitions, without the reset rows: values (T+1, N) -> (B,)."""
+    """A[t] of the B live rows of a rollout: values (T+1, N) -> (B,)."""
     v = values.detach().cpu().numpy()  # short loops are faster in NumPy
-    masks = rollout.terminated, rollout.done
-    advantages = compute_gae(rollout.rewards, v, *masks, args.gamma, args.gae_lambda)
+    ends = rollout.terminated, rollout.done
+    advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     return torch.from_numpy(advantages[rollout.live]).to(values.device)
 
 
-def update(
-    agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, args: Args
-) -> dict[str, float]:
+def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, float]:
     """Take K critic steps and, in the last of them, one actor step; return the losses."""
     obs = torch.from_numpy(rollout.obs).to(rollout.device)
     live = torch.from_numpy(rollout.live).to(rollout.device)
     actions = torch.from_numpy(rollout.actions).to(rollout.device)[live]
     w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
+    groups = [group["params"] for group in optimizer.param_groups]  # the networks' weights
     for k in range(args.critic_updates):
         all_values = agent.value(obs)  # (T+1, N)
         values = all_values[:-1][live]  # (B,)
@@ -307,25 +307,25 @@ def update(
                 std = advantages.std(correction=0) + 1e-8
                 advantages = (advantages - advantages.mean()) / std
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
-            actor_loss, entropy = policy_gradient_loss(log_probs, advantages), entropies.mean()
+            actor_loss = policy_gradient_loss(log_probs, advantages)
+            entropy = entropies.mean()
             loss = loss + actor_loss - args.ent_coef * entropy
-        optimizer.zero_grad()  # sets gradients to None; the optimizer skips these weights
+        optimizer.zero_grad()  # to None, so the optimizer skips the actor until the last step
         loss.backward()
-        groups = [group["params"] for group in optimizer.param_groups]
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()
-    agent.actor.log_std.data.clamp_(-5, 2)  # where exp is harmless
+    agent.actor.log_std.data.clamp_(-5, 2)  # keeps sigma in a safe range
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
-    losses["grad_norm"] = torch.stack(norms).norm()
-    return {name: loss.item() for name, loss in losses.items()}
+    losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
+    return {name: value.item() for name, value in losses.items()}
 
 
 @torch.no_grad()
 def diagnostics(agent: Agent, rollout: Rollout, args: Args) -> dict[str, float]:
-    """Explained variance 1 - Var[G - V] / Var[G], where G - V = A."""
+    """Explained variance of the critic before the update: 1 - Var[G - V] / Var[G]; G - V = A."""
     values = agent.value(torch.from_numpy(rollout.obs).to(rollout.device))
     advantages = estimate_advantages(rollout, values, args)
-    returns = advantages + values[:-1][torch.from_numpy(rollout.live)]
+    returns = advantages + values[:-1][torch.from_numpy(rollout.live).to(rollout.device)]
     ratio = advantages.var(correction=0) / returns.var(correction=0)
     return {"explained_variance": 1 - ratio.item()}
 
@@ -337,7 +337,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], eval_env.action_space.shape[0]
-    agent = Agent(obs_size, act_size, args).to(device, torch.float32)
+    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -347,14 +347,13 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             rollout.collect(agent, run)
             if args.norm_reward:
                 normalise_rewards(agent, rollout)
-            if run.due:
-                looked_at = diagnostics(agent, rollout, args)
+            metrics = diagnostics(agent, rollout, args) if run.due else {}
             losses = update(agent, optimizer, rollout, args)
             run.check(**losses)
-            if args.norm_obs:  # after the update, which must see the policy as it acted
+            if args.norm_obs:  # after the update, so that log pi is that of the policy that acted
                 agent.obs_statistics.update(rollout.obs[:-1][rollout.live])
             if run.due:
-                run.report(losses | looked_at)
+                run.report(losses | metrics)
     run.evaluate(agent, eval_env)
     return agent, run.episodes
 

@@ -1,27 +1,29 @@
 """Advantage actor-critic (A2C) for discrete actions.
 
-Each iteration plays N parallel environments for T steps with the policy pi(a|s). The critic V(s)
-then takes K gradient steps towards the observed returns. In the last of them the actor takes one
-step, which makes an action more likely if its advantage is positive. The rollout is then discarded.
+Each iteration plays N parallel environments for T steps with the policy pi(a|s). The critic V(s),
+with weights w, then takes K gradient steps towards the returns G. In the last of them the actor
+takes one step, which makes an action more likely if its advantage A is positive, and less likely
+otherwise. The rollout is then discarded.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 return; a constant, like A[t]
+    G[t]     = A[t] + V(s[t])                                 lambda-return; a constant, like A[t]
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-Differences from the sources:
+A[t+1] counts as 0 if the episode or the rollout ends with step t. lambda = 0 gives the one-step TD
+error, lambda = 1 the n-step return of A3C. Notes and differences from the sources:
 - The K critic steps are those of SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
   current critic. The actor uses the A of the last step, computed before that step is taken.
-- w_old are the critic's weights before the first step, so kappa has an effect from the second on.
+- w_old are the critic's weights before the first step, so kappa has no effect on that step.
 - With K > 1 the critic is fitted to a rollout before it judges the actions of that rollout. The
-  baseline then contains some of the actions' own reward noise, which causes a small bias.
+  baseline then contains some of the actions' own reward noise, which biases the gradient.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - A is normalised over the batch, gradients are clipped, and the default optimizer is Adam.
-- The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted, as in most code.
+- The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted, as is common.
 
-    python a2c_discrete.py           solves CartPole-v1 in seconds; the last line is similar to
+    python a2c_discrete.py           solves CartPole-v1 in seconds; the last line looks like
                                      `evaluation: return 500.00 +- 0.00 over 10 episodes`
     python a2c_discrete.py --help    lists the flags
 """
@@ -52,8 +54,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
-Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+# Types annotated with their allowed ranges
+Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
+NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
 
 
 @dataclass(frozen=True)
@@ -61,42 +64,42 @@ class Args:
     # Algorithm
     total_timesteps: Count = 150_000  # environment steps, summed over all environments
     num_envs: Count = 32  # N, parallel environments; more of them give a more diverse batch
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps of each environment per update
-    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    gae_lambda: Share = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step return
-    optimizer: Literal["adam", "rmsprop"] = "adam"  # rmsprop is the choice of the A3C paper
-    actor_lr: Weight = 2e-3  # learning rate of the actor, or of both with --shared-body
-    critic_lr: Weight = 5e-3  # learning rate of the critic
-    anneal_lr: bool = True  # decrease both rates linearly to 0 at total_timesteps
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
+    gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step return
+    optimizer: Literal["adam", "rmsprop"] = "adam"  # the A3C paper uses rmsprop
+    actor_lr: NonNegative = 2e-3  # learning rate of the actor, or of both with --shared-body
+    critic_lr: NonNegative = 5e-3  # learning rate of the critic
+    anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 3  # K, critic steps per actor step
     critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
-    proximal_coef: Weight = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
-    vf_coef: Weight = 0.5  # weight of the critic's loss
-    ent_coef: Weight = 0.01  # beta, entropy bonus; discourages premature convergence
-    norm_adv: bool = True  # normalise advantages; makes ent_coef independent of the reward scale
-    max_grad_norm: Weight = 0.5  # clip each network's gradient to this norm; inf disables it
-    hidden_sizes: tuple[Count, ...] = (64, 64)  # units of each hidden layer
+    proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
+    vf_coef: NonNegative = 0.5  # weight of the critic's loss
+    ent_coef: NonNegative = 0.01  # beta, entropy bonus; discourages premature convergence
+    norm_adv: bool = True  # normalise advantages, so that ent_coef suits any reward scale
+    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
     # Environment
-    env_id: str = "CartPole-v1"  # Gymnasium id; Discrete actions, vector observations
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: one process; async: N
+    env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     randomize_domain: bool = False  # LunarLander: sample gravity and wind at every reset
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed, machine and versions: same result
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # equal seeds give equal results on one machine
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    eval_episodes: Count = 10  # greedy evaluation episodes after training
     capture_video: bool = False  # record the evaluation episodes
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
-    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
+    checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
+    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.shared_body and self.critic_updates > 1:
-            raise InputError("--shared-body has one joint loss; add --critic-updates 1")
+            raise InputError("--shared-body uses one joint loss; set --critic-updates 1")
 
 
 # --- Equations
@@ -130,13 +133,13 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; orthogonal weights, `gain` is the last one's."""
+    """Linear layers with activations between them; `gain` scales the last initial weights."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:]):
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, 2**0.5)
+        nn.init.orthogonal_(layers[-2].weight, layer_gain)
         nn.init.zeros_(layers[-2].bias)
-    layers[-2].weight.data *= gain / 2**0.5
     return nn.Sequential(*layers[:-1])
 
 
@@ -173,15 +176,15 @@ class Agent(nn.Module):
 
 # --- Collect
 class Rollout:
-    """T steps of N environments; row t is the transition that leaves s[t].
+    """T steps of N environments; row t holds the transition from s[t] to s[t+1].
 
-    At the end of an episode the environments return its true last observation, and use the next
-    step to reset (Gymnasium's default, AutoresetMode.NEXT_STEP). One column of a rollout:
+    When an episode ends, an environment returns its true last observation. It resets on the next
+    step and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). One column of a rollout:
 
         t    obs[t]   actions[t]   rewards[t]   done[t]   live[t]
         0    s0       a0           r1           False     True
         1    s1       a1           r2           True      True      obs[2] = s2, the true successor
-        2    s2       ignored      0            False     False     reset row: never learned from
+        2    s2       ignored      0            False     False     reset row: not learned from
         3    s0'      a0'          r1'          False     True      next episode
     """
 
@@ -193,7 +196,7 @@ class Rollout:
         self.rewards = np.zeros((T, N), np.float32)  # rewards[t] is r[t+1]
         self.terminated = np.zeros((T, N), bool)  # s[t+1] is terminal
         self.done = np.zeros((T, N), bool)  # the episode ends: terminated or truncated
-        self.live = np.zeros((T, N), bool)  # a transition, not a reset
+        self.live = np.zeros((T, N), bool)  # False in reset rows
 
     def reset(self, run: "Run") -> None:
         """Start the first episodes."""
@@ -231,21 +234,20 @@ def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
 
 
 def estimate_advantages(rollout: Rollout, values: Tensor, args: Args) -> Tensor:
-    """A[t] of the B transitions, without the reset rows: values (T+1, N) -> (B,)."""
+    """A[t] of the B live rows of a rollout: values (T+1, N) -> (B,)."""
     v = values.detach().cpu().numpy()  # short loops are faster in NumPy
-    masks = rollout.terminated, rollout.done
-    advantages = compute_gae(rollout.rewards, v, *masks, args.gamma, args.gae_lambda)
+    ends = rollout.terminated, rollout.done
+    advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     return torch.from_numpy(advantages[rollout.live]).to(values.device)
 
 
-def update(
-    agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, args: Args
-) -> dict[str, float]:
+def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, float]:
     """Take K critic steps and, in the last of them, one actor step; return the losses."""
     obs = torch.from_numpy(rollout.obs).to(rollout.device)
     live = torch.from_numpy(rollout.live).to(rollout.device)
     actions = torch.from_numpy(rollout.actions).to(rollout.device)[live]
     w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
+    groups = [group["params"] for group in optimizer.param_groups]  # the networks' weights
     for k in range(args.critic_updates):
         all_values = agent.value(obs)  # (T+1, N)
         values = all_values[:-1][live]  # (B,)
@@ -260,24 +262,24 @@ def update(
                 std = advantages.std(correction=0) + 1e-8
                 advantages = (advantages - advantages.mean()) / std
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
-            actor_loss, entropy = policy_gradient_loss(log_probs, advantages), entropies.mean()
+            actor_loss = policy_gradient_loss(log_probs, advantages)
+            entropy = entropies.mean()
             loss = loss + actor_loss - args.ent_coef * entropy
-        optimizer.zero_grad()  # sets gradients to None; the optimizer skips these weights
+        optimizer.zero_grad()  # to None, so the optimizer skips the actor until the last step
         loss.backward()
-        groups = [group["params"] for group in optimizer.param_groups]
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
-    losses["grad_norm"] = torch.stack(norms).norm()
-    return {name: loss.item() for name, loss in losses.items()}
+    losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
+    return {name: value.item() for name, value in losses.items()}
 
 
 @torch.no_grad()
 def diagnostics(agent: Agent, rollout: Rollout, args: Args) -> dict[str, float]:
-    """Explained variance 1 - Var[G - V] / Var[G], where G - V = A."""
+    """Explained variance of the critic before the update: 1 - Var[G - V] / Var[G]; G - V = A."""
     values = agent.value(torch.from_numpy(rollout.obs).to(rollout.device))
     advantages = estimate_advantages(rollout, values, args)
-    returns = advantages + values[:-1][torch.from_numpy(rollout.live)]
+    returns = advantages + values[:-1][torch.from_numpy(rollout.live).to(rollout.device)]
     ratio = advantages.var(correction=0) / returns.var(correction=0)
     return {"explained_variance": 1 - ratio.item()}
 
@@ -289,7 +291,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device, torch.float32)
+    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -297,12 +299,11 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         while not run.finished:
             anneal(optimizer, run.step, args)
             rollout.collect(agent, run)
-            if run.due:
-                looked_at = diagnostics(agent, rollout, args)
+            metrics = diagnostics(agent, rollout, args) if run.due else {}
             losses = update(agent, optimizer, rollout, args)
             run.check(**losses)
             if run.due:
-                run.report(losses | looked_at)
+                run.report(losses | metrics)
     run.evaluate(agent, eval_env)
     return agent, run.episodes
 

@@ -55,8 +55,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
-Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+# Types annotated with their allowed ranges
+Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
+NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,24 @@ class Args:
     total_timesteps: Count = 200_000  # environment steps, with one update each
     critic: Literal["v", "q"] = "v"  # state values (TD error), or action values (QAC)
     discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as in the book
-    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's; it learns more slowly
-    actor_lr: Weight = 3e-4  # alpha_theta, learning rate of the actor
-    critic_lr: Weight = 1e-3  # alpha_w, learning rate of the critic
-    hidden_sizes: tuple[Count, ...] = (64, 64)  # units of each hidden layer
+    actor_lr: NonNegative = 3e-4  # alpha_theta, learning rate of the actor
+    critic_lr: NonNegative = 1e-3  # alpha_w, learning rate of the critic
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     # Environment
-    env_id: str = "CartPole-v1"  # Gymnasium id; Discrete actions, vector observations
+    env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed, machine and versions: same result
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # equal seeds give equal results on one machine
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    eval_episodes: Count = 10  # greedy evaluation episodes after training
     capture_video: bool = False  # record the evaluation episodes
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
-    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
+    checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
+    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -96,13 +97,13 @@ def td_error(reward: float, value: float, next_value: float, terminated, gamma: 
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; orthogonal weights, `gain` is the last one's."""
+    """Linear layers with activations between them; `gain` scales the last initial weights."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:]):
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, 2**0.5)
+        nn.init.orthogonal_(layers[-2].weight, layer_gain)
         nn.init.zeros_(layers[-2].bias)
-    layers[-2].weight.data *= gain / 2**0.5
     return nn.Sequential(*layers[:-1])
 
 
@@ -190,7 +191,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     obs_size, act_size = env.observation_space.shape[0], int(env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device, torch.float32)
+    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
     optimizer = make_optimizer(agent, args)
     tensor = partial(torch.as_tensor, dtype=torch.float32, device=device)
     with Run(args, env, agent=agent, optimizer=optimizer) as run:

@@ -56,40 +56,41 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
-Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+# Types annotated with their allowed ranges
+Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
+NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
 
 
 @dataclass(frozen=True)
 class Args:
     # Algorithm
     total_timesteps: Count = 10_000  # environment steps; one update per step after learning_starts
-    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     buffer_size: Count = 1_000_000  # transitions kept; the oldest are overwritten
     batch_size: Count = 64  # B, transitions per update
     learning_starts: Count = 1_000  # transitions collected before the first update
-    actor_lr: Weight = 1e-3  # learning rate of the actor
-    critic_lr: Weight = 1e-3  # learning rate of the critic
-    tau: Share = 0.005  # share of the new weights in the targets' moving average
+    actor_lr: NonNegative = 1e-3  # learning rate of the actor
+    critic_lr: NonNegative = 1e-3  # learning rate of the critic
+    tau: Fraction = 0.005  # share of the new weights in the targets' moving average
     noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
-    exploration_noise: Weight = 0.1  # standard deviation of the noise, or of one step of ou
+    exploration_noise: NonNegative = 0.1  # standard deviation of the noise, or of one step of ou
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
     twin_critics: bool = False  # learn from the smaller of two values, against overestimation
-    hidden_sizes: tuple[Count, ...] = (256, 256)  # units of each hidden layer
+    hidden_sizes: tuple[Count, ...] = (256, 256)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     # Environment
-    env_id: str = "Pendulum-v1"  # Gymnasium id; bounded Box actions, vector observations
+    env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions, vector observations
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed, machine and versions: same result
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # equal seeds give equal results on one machine
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    eval_episodes: Count = 10  # greedy evaluation episodes after training
     capture_video: bool = False  # record the evaluation episodes
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
-    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
+    checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     save_buffer: bool = False  # save the replay buffer, too; otherwise a resumed run refills it
-    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
+    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -307,7 +308,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
-    agent = Agent(*sizes, args).to(device, torch.float32)
+    agent = Agent(*sizes, args).to(device).float()  # under any default dtype
     target = copy.deepcopy(agent).requires_grad_(False)
     actor_optimizer = torch.optim.Adam(agent.actor.parameters(), lr=args.actor_lr, fused=True)
     critic_optimizer = torch.optim.Adam(agent.critics.parameters(), lr=args.critic_lr, fused=True)

@@ -55,8 +55,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-Count, Share = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]  # types with their ranges
-Weight, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+# Types annotated with their allowed ranges
+Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
+NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
 
 
 @dataclass(frozen=True)
@@ -67,29 +68,29 @@ class Args:
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
     bootstrap: bool = True  # value baseline: add gamma V(s) where a time limit ends a session
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
-    gamma: Share = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    mean_decay: Share = 0.9  # share of the moving average that each update keeps; it starts at 0
-    actor_lr: Weight = 3e-3  # learning rate of the policy
-    critic_lr: Weight = 5e-3  # learning rate of the value baseline
-    anneal_lr: bool = True  # decrease both rates linearly to 0 at total_timesteps
+    gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
+    mean_decay: Fraction = 0.9  # share of the moving average that each update keeps; it starts at 0
+    actor_lr: NonNegative = 3e-3  # learning rate of the policy
+    critic_lr: NonNegative = 5e-3  # learning rate of the value baseline
+    anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, steps of the value baseline per step of the policy
-    ent_coef: Weight = 0.0  # entropy bonus, summed over a session like the loss
-    max_grad_norm: Weight = 0.5  # clip each network's gradient to this norm; inf disables it
-    hidden_sizes: tuple[Count, ...] = (64, 64)  # units of each hidden layer
+    ent_coef: NonNegative = 0.0  # entropy bonus, summed over a session like the loss
+    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     # Environment
-    env_id: str = "CartPole-v1"  # Gymnasium id; Discrete actions, vectors, episodes that end
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # sync: one process; async: N
+    env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions, episodes that end
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed, machine and versions: same result
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # equal seeds give equal results on one machine
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # episodes of the greedy policy after training
+    eval_episodes: Count = 10  # greedy evaluation episodes after training
     capture_video: bool = False  # record the evaluation episodes
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
-    checkpoint_interval: Weight = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to continue; flags you omit are taken from it
+    checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
+    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -112,13 +113,13 @@ def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_sessions: int) -> 
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; orthogonal weights, `gain` is the last one's."""
+    """Linear layers with activations between them; `gain` scales the last initial weights."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:]):
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, 2**0.5)
+        nn.init.orthogonal_(layers[-2].weight, layer_gain)
         nn.init.zeros_(layers[-2].bias)
-    layers[-2].weight.data *= gain / 2**0.5
     return nn.Sequential(*layers[:-1])
 
 
@@ -284,7 +285,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device, torch.float32)
+    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
     optimizers = {
         "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), fused=True),
         "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),

@@ -638,21 +638,24 @@ def test_an_agent_that_has_learned_never_returns_to_random_actions(recorded, cap
         assert action.tolist() == want.tolist()
 
 
-def test_the_command_line_flushes_denormal_numbers_and_sets_the_threads(cli):
+def test_the_command_line_flushes_denormal_numbers(cli):
     """The gradient of a dead unit is 0, and Adam's mean of it decays into denormal numbers."""
     torch.set_flush_denormal(False)
-    flags = ["--total-timesteps", 5, "--eval-episodes", 1, "--buffer-size", 1000]
-    try:
-        assert cli(SCRIPT, *flags, "--torch-threads", 2).status == 0
-        assert torch.get_num_threads() == 2
-        assert torch.full((1,), 1e-38).mul(0.5).item() == 0.0
-    finally:
-        torch.set_num_threads(1)
+    flags = ["--total-timesteps", 5, "--eval-episodes", 1]
+    assert cli(SCRIPT, *flags).status == 0
+    assert torch.full((1,), 1e-38).mul(0.5).item() == 0.0
 
 
-def test_train_leaves_the_settings_of_the_process_alone(recorded):
+def test_train_restores_the_threads_and_leaves_denormal_numbers_alone(recorded, monkeypatch):
+    def spy(*args):
+        threads.add(torch.get_num_threads())
+        return original(*args)
+
+    threads, original = set(), ReplayBuffer.sample
+    monkeypatch.setattr(ReplayBuffer, "sample", spy)
     torch.set_flush_denormal(False)
     recorded(torch_threads=2)
+    assert threads == {2}
     assert torch.get_num_threads() == 1
     assert torch.full((1,), 1e-38).mul(0.5).item() > 0.0
 
