@@ -1,7 +1,8 @@
 """Deep deterministic policy gradient (DDPG): off-policy actor-critic for continuous actions.
 
 After Lillicrap et al. (2015), algorithm 1. The policy is deterministic: it gives an action pi(s),
-not a distribution. Each step acts with noise, stores the transition, and learns from B stored ones.
+not a distribution. Each step of the environment is stored, and followed by an update from B stored
+transitions.
 
     y        = r + gamma Q'(s', pi'(s'))                      Q' = 0 in a terminal state
     L_critic = mean[(y - Q(s, a))^2]
@@ -11,21 +12,21 @@ not a distribution. Each step acts with noise, stores the transition, and learns
 Why this improves the policy: the best action is hard to find, so take one gradient step towards it,
 a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and learn it by regression. With a+ held constant,
 (pi(s) - a+)^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor. The step is
-only as good as Q. Q belongs to the current policy, because the target takes pi' in s', whatever
-action was taken next. Old transitions are therefore usable without importance weights.
+only as good as Q. Q evaluates the current policy, because the target uses pi'(s'), whatever action
+was taken next. Old transitions are therefore usable without importance weights.
 
-At a time limit the episode ends, but s' is not terminal, so it is bootstrapped. Actions and noise
-are scaled to [-1, 1], the bounds of each dimension.
+At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
+Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
 
 Differences from the paper:
 - Gaussian noise instead of Ornstein-Uhlenbeck (--noise ou --exploration-noise 0.2).
 - Uniformly random actions before the first update.
 - Actions enter the critic in its first layer; no batch normalisation; no weight decay.
-- Other sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
-Two ideas of TD3 (Fujimoto et al. 2018) are available: --policy-frequency 2 updates the actor and
-the targets at every second step only, and --twin-critics learns from the smaller of two values.
+- Other layer sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
+Two ideas from TD3 (Fujimoto et al. 2018) are available: --policy-frequency 2 updates the actor and
+the targets at every second step only; --twin-critics learns from the smaller of two target values.
 
-    python ddpg.py           learns Pendulum-v1 in about a minute; the last line is similar to
+    python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
     python ddpg.py --help    lists the flags
 """
@@ -71,11 +72,11 @@ class Args:
     learning_starts: Count = 1_000  # transitions collected before the first update
     actor_lr: NonNegative = 1e-3  # learning rate of the actor
     critic_lr: NonNegative = 1e-3  # learning rate of the critic
-    tau: Fraction = 0.005  # share of the new weights in the targets' moving average
+    tau: Fraction = 0.005  # fraction of the new weights mixed into the targets per update
     noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
-    exploration_noise: NonNegative = 0.1  # standard deviation of the noise, or of one step of ou
+    exploration_noise: NonNegative = 0.1  # standard deviation of the noise, or of each ou increment
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
-    twin_critics: bool = False  # learn from the smaller of two values, against overestimation
+    twin_critics: bool = False  # learn from the smaller of two target values; less overestimation
     hidden_sizes: tuple[Count, ...] = (256, 256)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     # Environment
@@ -89,13 +90,15 @@ class Args:
     capture_video: bool = False  # record the evaluation episodes
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
-    save_buffer: bool = False  # save the replay buffer, too; otherwise a resumed run refills it
+    save_buffer: bool = False  # also save the replay buffer; without it, a resumed run refills it
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.learning_starts > self.buffer_size:
-            raise InputError(f"--learning-starts must be at most --buffer-size, {self.buffer_size}")
+            raise InputError(
+                f"--learning-starts must not exceed --buffer-size ({self.buffer_size})"
+            )
 
 
 # --- Equations
@@ -111,7 +114,7 @@ def critic_loss(q: Tensor, y: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor) -> Tensor:
-    """-mean Q(s, pi(s)): its gradient in the weights of pi is -mean[grad_a Q grad_theta pi]."""
+    """-mean Q(s, pi(s)); its gradient in theta, pi's weights, is -mean[grad_a Q grad_theta pi]."""
     return -q.mean()
 
 
@@ -126,8 +129,9 @@ def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Linear layers with an activation between them.
 
-    As in the paper, the last layer is initialised within 3e-3, so that the first actions and values
-    are close to 0, where tanh has a slope. The other layers keep PyTorch's initialisation.
+    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3]. The first actions are
+    then close to 0, where the output's tanh is not saturated. The other layers keep PyTorch's
+    initialisation.
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
@@ -163,20 +167,21 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
-        """pi(s); the policy is always greedy, and the training loop adds noise to it."""
+        """pi(s), without noise; `greedy` is there because all five files have it."""
         return self.pi(obs)
 
 
 # --- Collect
 class Noise:
-    """Gaussian noise, or Ornstein-Uhlenbeck with theta = 0.15 (the paper's) and dt = 1."""
+    """Gaussian noise, or Ornstein-Uhlenbeck noise with the paper's rate of 0.15 per step."""
 
     def __init__(self, act_size: int, args: Args) -> None:
-        self.std, self.kept = args.exploration_noise, 0.85 if args.noise == "ou" else 0.0
+        self.std = args.exploration_noise
+        self.kept = 0.85 if args.noise == "ou" else 0.0  # fraction of the previous noise
         self.state = torch.zeros(act_size, dtype=torch.float32)
 
     def reset(self) -> None:
-        """Start an episode."""
+        """Reset to 0 for a new episode."""
         self.state = torch.zeros_like(self.state)
 
     def sample(self) -> Tensor:
@@ -185,8 +190,14 @@ class Noise:
         return self.state
 
 
+def explore(agent: Agent, noise: Noise, obs: np.ndarray, device: torch.device) -> np.ndarray:
+    """pi(s) with noise, clipped to [-1, 1]: (obs_size,) -> (act_size,)."""
+    action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
+    return (action + noise.sample()).clamp(-1, 1).numpy()
+
+
 class Batch(NamedTuple):
-    """B transitions."""
+    """B transitions; in the replay buffer, all that it has room for."""
 
     obs: Tensor  # s, (B, obs_size)
     actions: Tensor  # a, (B, act_size)
@@ -201,12 +212,12 @@ class ReplayBuffer:
     def __init__(self, obs_size: int, act_size: int, device: torch.device, args: Args) -> None:
         self.capacity, self.num_added, self.is_saved = args.buffer_size, 0, args.save_buffer
         shapes = (obs_size,), (act_size,), (), (obs_size,), ()  # as in Batch
-        self.gib = self.capacity * (2 * obs_size + act_size + 2) * 4 / 2**30
         try:  # zeros, not empty, so that the memory is allocated now
             kind = {"dtype": torch.float32, "device": device}
             self.data = Batch(*(torch.zeros(self.capacity, *shape, **kind) for shape in shapes))
         except (RuntimeError, TypeError) as error:
-            reason = f"needs {self.gib:,.1f} GiB, which cannot be allocated"
+            gib = self.capacity * (2 * obs_size + act_size + 2) * 4 / 2**30
+            reason = f"needs {gib:,.1f} GiB, which cannot be allocated"
             raise InputError(f"--buffer-size {self.capacity}: {reason}") from error
 
     def __len__(self) -> int:
@@ -229,12 +240,12 @@ class ReplayBuffer:
         return Batch(*(field[index] for field in self.data))
 
     def state_dict(self) -> dict:
-        """Everything, for a checkpoint, or nothing without --save-buffer."""
+        """The stored transitions, or none without --save-buffer."""
         latest = self.latest(len(self) if self.is_saved else 0)
         return {name: field.cpu() for name, field in latest._asdict().items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Start with the newest transitions of a checkpoint."""
+        """Load the newest transitions of a checkpoint, as many as fit."""
         for field, rows in zip(self.data, Batch(**state)):
             rows = rows[-self.capacity :]
             field[: len(rows)] = rows
@@ -251,7 +262,7 @@ def update(
     args: Args,
     step: int,
 ) -> dict[str, float]:
-    """Update the critics; at every policy_frequency-th step also the actor and the targets."""
+    """Update the critics and, every policy_frequency steps, the actor and the targets."""
     with torch.no_grad():
         next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)  # (C, B) -> (B,)
         y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
@@ -263,7 +274,9 @@ def update(
     if step % args.policy_frequency == 0:
         loss = actor_loss(agent.q1(batch.obs, agent.pi(batch.obs)))
         actor_optimizer.zero_grad()
-        loss.backward(inputs=list(agent.actor.parameters()))  # the critic's weights need none
+        loss.backward(
+            inputs=list(agent.actor.parameters())
+        )  # the critic's weights need no gradient here
         actor_optimizer.step()
         losses["policy_loss"] = loss.item()
         polyak_update(agent, target, args.tau)
@@ -271,23 +284,8 @@ def update(
 
 
 @torch.no_grad()
-def diagnostics(agent: Agent, target: Agent, batch: Batch, args: Args) -> dict[str, float]:
-    """What the critics and the actor say of the last batch, and the norm of the last gradients."""
-    next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
-    y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
-    q = agent.q(batch.obs, batch.actions)
-    gradients = [w.grad for w in agent.parameters() if w.grad is not None]
-    return {
-        "q_values": q.mean().item(),
-        "explained_variance": 1 - ((y - q).var(correction=0) / y.var(correction=0)).item(),
-        "saturated_actions": (agent.pi(batch.obs).abs() > 0.99).float().mean().item(),
-        "grad_norm": nn.utils.get_total_norm(gradients).item(),
-    }
-
-
-@torch.no_grad()
 def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
-    """Mean of Q(s, a) - G over an episode: predicted minus actual return.
+    """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
     After a time limit Q(s', pi(s')) estimates the missing tail of G. Q predicts the return without
     noise, which is usually higher than G, whose actions had noise.
@@ -301,54 +299,76 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     return q.mean().item() - sum(returns) / len(returns)
 
 
+@torch.no_grad()
+def diagnostics(
+    agent: Agent, target: Agent, batch: Batch, episode: Batch | None, args: Args
+) -> dict[str, float]:
+    """Statistics of the last batch, of the latest gradients, and of the last finished episode."""
+    next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
+    y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
+    q = agent.q(batch.obs, batch.actions)
+    gradients = [w.grad for w in agent.parameters() if w.grad is not None]
+    found = {
+        "q_values": q.mean().item(),
+        "explained_variance": 1 - ((y - q).var(correction=0) / y.var(correction=0)).item(),
+        "saturated_actions": (agent.pi(batch.obs).abs() > 0.99).float().mean().item(),
+        "grad_norm": nn.utils.get_total_norm(gradients).item(),
+    }
+    if episode:
+        found["overestimation"] = overestimation(agent, episode, args.gamma)
+    return found
+
+
 # --- Train
+def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args) -> dict:
+    """The agent, its target copy, and one optimizer per network: the first arguments of update."""
+    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
+    return {
+        "agent": agent,
+        "target": copy.deepcopy(agent).requires_grad_(False),
+        "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), args.actor_lr, fused=True),
+        "critic_optimizer": torch.optim.Adam(
+            agent.critics.parameters(), args.critic_lr, fused=True
+        ),
+    }
+
+
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     """Train and evaluate; return the agent and the episodes as (step, return, length)."""
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
-    agent = Agent(*sizes, args).to(device).float()  # under any default dtype
-    target = copy.deepcopy(agent).requires_grad_(False)
-    actor_optimizer = torch.optim.Adam(agent.actor.parameters(), lr=args.actor_lr, fused=True)
-    critic_optimizer = torch.optim.Adam(agent.critics.parameters(), lr=args.critic_lr, fused=True)
-    learners = {"agent": agent, "target": target}
-    learners |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
-    buffer, noise, gaps = ReplayBuffer(*sizes, device, args), Noise(sizes[1], args), []
+    learners = make_learners(*sizes, device, args)
+    agent, target, _, critic_optimizer = learners.values()
+    buffer, noise = ReplayBuffer(*sizes, device, args), Noise(sizes[1], args)
     with Run(args, env, **learners, buffer=buffer) as run:
-        print(f"replay buffer: {args.buffer_size:,} transitions, {buffer.gib:.2f} GiB")
-        has_learned = len(critic_optimizer.state) > 0  # true after --resume
-        done = True
+        done, episode, losses = True, None, {}
+        has_learned = bool(critic_optimizer.state)  # also if a resumed run has
         while not run.finished:
             if done:
                 obs, _ = env.reset(seed=run.reset_seed())
                 noise.reset()
             if has_learned:
-                action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
-                action = (action + noise.sample()).clamp(-1, 1).numpy()
+                action = explore(agent, noise, obs, device)
             else:
                 action = 2 * torch.rand(sizes[1], dtype=torch.float32).numpy() - 1
             run.check(observation=obs, action=action)
-            step = env.step(to_env(action, env.action_space))
-            next_obs, reward, terminated, truncated, _ = step
+            next_obs, reward, terminated, truncated, _ = env.step(to_env(action, env.action_space))
             done = terminated or truncated
             run.add_step(next_obs, reward, done)
             buffer.add(obs, action, reward, next_obs, terminated)
-            if done and has_learned:
+            obs = next_obs
+            if done:
                 episode = buffer.latest(run.episodes[-1][2])
-                gaps.append(overestimation(agent, episode, args.gamma))
-            obs, losses = next_obs, {}
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
                 losses = update(**learners, batch=batch, args=args, step=run.step)
                 has_learned = True
                 run.check(**losses)
+                if run.due:
+                    losses |= diagnostics(agent, target, batch, episode, args)
             if run.due:
-                if losses:
-                    losses |= diagnostics(agent, target, batch, args)
-                if gaps:
-                    losses["overestimation"] = sum(gaps) / len(gaps)
-                    gaps.clear()
                 run.report(losses)
     if not has_learned:
         print(f"nothing learned: fewer steps than --learning-starts {args.learning_starts}")
