@@ -179,7 +179,7 @@ def diagnostics(agent: Agent, window: list[dict], args: Args) -> dict[str, float
         "policy_loss": -(gamma_t * weight * log_prob).mean(),
         "value_loss": (delta**2).mean(),
         "entropy": -(log_pi.exp() * log_pi).sum(-1).mean().item(),
-        "explained_variance": 1 - delta.var() / (value + delta).var(),
+        "explained_variance": 1 - float(torch.tensor(delta.var()) / (value + delta).var()),
         "grad_norm": nn.utils.get_total_norm([w.grad for w in agent.parameters()]).item(),
     }
 

@@ -174,7 +174,7 @@ class Sessions(NamedTuple):
 
 def play(agent: Agent, envs: gym.vector.VectorEnv, run: "Run") -> Sessions:
     """Play one session in each environment; those that finish early step on until all are done."""
-    obs, _ = envs.reset()
+    obs, _ = envs.reset(seed=run.reset_seed())
     run.check(observation=obs)
     rows, live = [], np.ones(len(obs), bool)
     last_obs, limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
@@ -292,7 +292,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     }
     actor_optimizer, critic_optimizer = optimizers.values()
     with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
-        envs.reset(seed=run.reset_seed())
         while not run.finished:
             anneal(actor_optimizer, args.actor_lr, run.step, args)
             anneal(critic_optimizer, args.critic_lr, run.step, args)

@@ -28,7 +28,8 @@ def variances(args: Args, num_sessions: int) -> tuple[float, dict[str, float]]:
     envs.reset(seed=args.seed + 1_000_000)
     found: dict[str, list[float]] = {"none": [], "mean": [], "value": []}
     returns = []
-    not_counted = SimpleNamespace(add_step=lambda *values: None, check=lambda **values: None)
+    ignore = {"add_step": lambda *values: None, "check": lambda **values: None}
+    not_counted = SimpleNamespace(reset_seed=lambda: None, **ignore)
     for _ in range(num_sessions // args.num_envs):
         sessions = play(agent, envs, not_counted)
         returns += list(sessions.rewards.sum(0))

@@ -222,7 +222,8 @@ def time_limit():
 
 def serve():
     """Fork one process per request on stdin, which runs a script; torch is imported only once."""
-    for name in ("tyro", "tqdm", "torch.utils.tensorboard", "gymnasium.envs.classic_control"):
+    # The first optimizer imports torch._dynamo.
+    for name in ("tyro", "torch.utils.tensorboard", "torch._dynamo", "gymnasium"):
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)

@@ -19,7 +19,8 @@ from tests import toys
 from tests.conftest import CASES, ROOT, VECTOR_CASES, assert_refused, checkpoint_of
 
 EVALUATION = re.compile(r"^evaluation: return (\S+) \+- (\S+) over (\d+) episodes$", re.M)
-DISCRETE = [case for case in CASES if not case.is_box]
+DISCRETE = {case.file for case in CASES if not case.is_box}
+CONTINUOUS = {case.file for case in CASES if case.is_box}
 MODES = [(case, "auto") for case in CASES if case not in VECTOR_CASES]
 MODES += [(case, mode) for case in VECTOR_CASES for mode in ("sync", "async")]
 in_each_mode = pytest.mark.parametrize(
@@ -145,6 +146,7 @@ def test_info_that_changes_does_no_harm(case, mode, changes, tmp_path, register)
 @pytest.mark.parametrize("where", ["step", "reset"])
 @in_each_mode
 @pytest.mark.usefixtures("time_limit")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium prints the error of the worker
 def test_an_error_of_the_environment_ends_the_run(case, mode, where, tmp_path, register, capsys):
     """With this error, within seconds, and with a checkpoint (case 20)."""
     register("Crash-v0", "tests.toys:Crashing", where=where, **toy_kwargs(case))
@@ -189,6 +191,8 @@ def test_actions_may_be_used_in_a_loss(case, greedy):
 # 7, 8 and 10: spaces
 
 
+# The case "dict with an odd space" fails until make_env names the cause: Gymnasium raises an empty
+# NotImplementedError, so the message ends after "--env-id Odd-v0: ".
 @pytest.mark.parametrize(
     ("space", "words"),
     [
@@ -225,25 +229,26 @@ ACTION_SPACES = {
 }
 
 
+# "integers" fails until the Discrete scripts check for floats before they name a2c_continuous.py.
 @pytest.mark.parametrize("name", ACTION_SPACES)
 def test_hints_do_not_lead_in_a_circle(case, cli, tmp_path, register, name):
     """A refused action space is sent only to scripts that accept it."""
     register("Hint-v0", "tests.toys:Actions", space=ACTION_SPACES[name])
 
-    def accepts(other):
+    def refusal(other):
         try:
             other.module.make_env(other.args("nowhere", env_id="Hint-v0")).close()
         except other.module.InputError as error:
             return str(error)
         return None
 
-    message = accepts(case)
-    fitting = {"Discrete": DISCRETE, "vector": [c for c in CASES if c.is_box]}.get(name, [])
-    assert (message is None) == (case in fitting)
+    message = refusal(case)
+    fitting = {"Discrete": DISCRETE, "vector": CONTINUOUS}.get(name, set())
+    assert (message is None) == (case.file in fitting)
     if message:
         assert_refused(cli(case.file, "--env-id", "Hint-v0"), tmp_path, ["--env-id Hint-v0"])
-        named = {other for other in CASES if other.file in message}
-        assert named <= set(fitting), message
+        named = {other.file for other in CASES if other.file in message}
+        assert named <= fitting, message
         assert named or not fitting, message
 
 
@@ -251,6 +256,7 @@ def test_hints_do_not_lead_in_a_circle(case, cli, tmp_path, register, name):
 
 
 @pytest.mark.parametrize("error", ["no display was found", None])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium's, about the missing frame
 def test_rendering_that_fails_is_reported_before_training(case, cli, tmp_path, register, error):
     """Whether render() raises an error or returns no frame."""
     register("Dark-v0", "tests.toys:Undrawable", error=error, **toy_kwargs(case))

@@ -84,20 +84,27 @@ def test_seeds(case, tmp_path, monkeypatch, capsys):
     assert len({*one, *two, *more}) == 3 * len(one)
 
 
-def test_train_changes_no_setting_of_the_process(case, tmp_path):
-    """Neither the number of threads, nor denormal numbers, nor signal handlers."""
-    numbers = signal.SIGINT, signal.SIGTERM
+def test_train_restores_every_setting_of_the_process(case, tmp_path, monkeypatch):
+    """It changes neither denormal numbers nor signal handlers, and restores the threads."""
+    numbers, threads, update = (signal.SIGINT, signal.SIGTERM), [], case.module.update
+
+    def spy(*args, **kwargs):
+        threads.append(torch.get_num_threads())
+        return update(*args, **kwargs)
+
     before = [signal.getsignal(number) for number in numbers]
     torch.set_num_threads(1)
+    monkeypatch.setattr(case.module, "update", spy)
     case.module.train(case.args(tmp_path, total_timesteps=50, torch_threads=2))
+    assert set(threads) == {2}
     assert torch.get_num_threads() == 1
     assert (torch.tensor([1e-40]) * 1).item() > 0
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_the_command_line_sets_the_threads(case, cli):
-    assert cli(case.file, "--torch-threads", 2, "--log-dir", "/dev/null").status == 2
-    assert torch.get_num_threads() == 2
+def test_the_command_line_flushes_denormal_numbers(case, cli):
+    assert cli(case.file, "--log-dir", "/dev/null").status == 2
+    assert (torch.tensor([1e-40]) * 1).item() == 0
 
 
 # Output
