@@ -11,20 +11,19 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
---critic v is the algorithm above; delta estimates the advantage of A, without bias if V is exact.
---critic q is the Q actor-critic (QAC; Yoon 2019). It samples the next action A' before the update:
-    delta <- R + gamma Q(S', A', w) - Q(S, A, w), and the actor's update has Q(S, A, w) for delta.
+--critic v is this algorithm. delta estimates the advantage of A, without bias if V is exact.
+--critic q is the Q actor-critic (QAC; Yoon 2019). The next action A' is sampled before the update:
+    delta <- R + gamma Q(S', A', w) - Q(S, A, w)
+    theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
 
-Both updates use the same delta, computed from the weights before either. The critic's update is a
-semi-gradient: no gradient flows through the target. At a time limit the episode ends, but S' is not
-terminal, so its value is bootstrapped.
+delta is computed once, before either network is updated. The critic's update is a semi-gradient: no
+gradient flows through the target. Differences from the book:
+- At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
+- The optimizer is Adam. --optimizer sgd gives the book's updates; try it with --actor-lr 1e-4.
+- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. This follows the
+  gradient of the start state's discounted value, but gives late steps little weight.
 
-Differences from the book:
-- The optimizer is Adam. --optimizer sgd is the book's; try it with --actor-lr 1e-4.
-- I stays 1, as in most code. --discount-policy-gradient restores I <- gamma I, which ascends the
-  discounted value of the start state, but gives late steps little weight.
-
-    python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes; the last line is
+    python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
     python ac_td0.py --help                 lists the flags
 """
@@ -63,11 +62,11 @@ NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, 
 @dataclass(frozen=True)
 class Args:
     # Algorithm
-    total_timesteps: Count = 200_000  # environment steps, with one update each
+    total_timesteps: Count = 200_000  # environment steps, each followed by one update
     critic: Literal["v", "q"] = "v"  # state values (TD error), or action values (QAC)
     discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as in the book
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's; it learns more slowly
+    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's; slower
     actor_lr: NonNegative = 3e-4  # alpha_theta, learning rate of the actor
     critic_lr: NonNegative = 1e-3  # alpha_w, learning rate of the critic
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
@@ -91,7 +90,7 @@ class Args:
 
 # --- Equations
 def td_error(reward: float, value: float, next_value: float, terminated, gamma: float) -> float:
-    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; numbers, so a constant."""
+    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; floats, so a constant."""
     return reward + gamma * (1 - terminated) * next_value - value
 
 
@@ -132,7 +131,7 @@ class Agent(nn.Module):
 
 # --- Learn
 class Transition(NamedTuple):
-    """One step of the environment; log_pi and values still have their graphs."""
+    """One step; log_pi and values, computed before it, are still attached to their graphs."""
 
     log_pi: Tensor  # log pi(.|S), (1, act_size)
     values: Tensor  # V(S), (1, 1), or Q(S, .), (1, act_size)
@@ -153,15 +152,15 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Apply both updates with the same delta; return it, V(S) or Q(S, A), and log pi(A|S)."""
+    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S) from before."""
     is_q = args.critic == "q"
-    value = step.values[0, step.action if is_q else 0]
-    with torch.no_grad():  # no gradient flows through the target
+    value = step.values[0, step.action if is_q else 0]  # Q(S, A), or V(S), the only output
+    with torch.no_grad():
         next_value = agent.critic(step.next_obs)[0, step.next_action if is_q else 0]
     delta = td_error(step.reward, value.item(), next_value.item(), step.terminated, args.gamma)
     weight = value.item() if is_q else delta
     log_prob = step.log_pi[0, step.action]
-    # Descend the gradient -delta grad V(S) - gamma^t delta grad log pi(A|S).
+    # Its gradient is -delta grad V - I weight grad log pi; minus, because optimizers descend.
     loss = -delta * value - gamma_t * weight * log_prob
     optimizer.zero_grad()
     loss.backward()
@@ -170,18 +169,22 @@ def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args
 
 
 def diagnostics(agent: Agent, window: list[dict], args: Args) -> dict[str, float]:
-    """Means over the steps since the last report, and the norm of the last gradient."""
+    """Means over the steps since the last report, and the norm of the latest gradients."""
     names = "delta", "value", "log_prob", "gamma_t"
-    delta, value, log_prob, gamma_t = (np.array([step[name] for step in window]) for name in names)
-    log_pi = torch.cat([step["log_pi"] for step in window])
+    delta, value, log_prob, gamma_t = torch.tensor([[s[name] for s in window] for name in names])
+    log_pi = torch.cat([s["log_pi"] for s in window])
     weight = value if args.critic == "q" else delta
-    return {
+    unexplained = delta.var(correction=0) / (value + delta).var(
+        correction=0
+    )  # value + delta = target
+    found = {
         "policy_loss": -(gamma_t * weight * log_prob).mean(),
-        "value_loss": (delta**2).mean(),
-        "entropy": -(log_pi.exp() * log_pi).sum(-1).mean().item(),
-        "explained_variance": 1 - float(torch.tensor(delta.var()) / (value + delta).var()),
-        "grad_norm": nn.utils.get_total_norm([w.grad for w in agent.parameters()]).item(),
+        "value_loss": delta.pow(2).mean(),
+        "entropy": -(log_pi.exp() * log_pi).sum(-1).mean(),
+        "explained_variance": 1 - unexplained,
+        "grad_norm": nn.utils.get_total_norm([w.grad for w in agent.parameters()]),
     }
+    return {name: number.item() for name, number in found.items()}
 
 
 # --- Train
@@ -203,7 +206,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 obs, next_action, gamma_t = tensor(obs)[None], None, 1.0  # gamma_t is I in the book
             log_pi, values = agent(obs)
             action = next_action
-            if action is None:
+            if action is None:  # --critic v, or the first step of an episode
                 action = torch.multinomial(log_pi.detach().exp(), 1).item()
             next_obs, reward, terminated, truncated, _ = env.step(to_env(action, env.action_space))
             done = terminated or truncated
@@ -212,9 +215,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if args.critic == "q":
                 next_action = agent.act(next_obs).item()  # A', sampled before the update
             step = Transition(log_pi, values, action, reward, next_obs, next_action, terminated)
-            losses = update(agent, optimizer, step, gamma_t, args)
-            run.check(**losses)
-            window.append(losses | {"gamma_t": gamma_t, "log_pi": log_pi.detach()})
+            found = update(agent, optimizer, step, gamma_t, args)
+            run.check(**found)
+            window.append(found | {"gamma_t": gamma_t, "log_pi": log_pi.detach()})
             if run.due:
                 run.report(diagnostics(agent, window, args))
                 window.clear()

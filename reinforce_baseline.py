@@ -5,26 +5,26 @@ more likely if the rest of its session went better than a baseline b(s), and les
 
     G[t]    = r[t+1] + gamma G[t+1]                           return, to the end of the session
     L_actor = -mean over sessions of sum over t of (G[t] - b(s[t])) log pi(a[t]|s[t])
-    L_V     = mean[(G[t] - V(s[t]))^2]                        K steps; only for b = V
+    L_V     = mean[(G[t] - V(s[t]))^2]                        K gradient steps; only for b = V
 
     --baseline none     b = 0                                 (Sutton and Barto 2018, section 13.3)
-    --baseline mean     b = moving average of the returns of earlier sessions
+    --baseline mean     b = moving average of the G[t] of earlier sessions
     --baseline value    b = V(s[t]), a learned function       (section 13.4)
 
-A baseline that does not depend on the action leaves the expected gradient unchanged and reduces its
-variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
+A baseline that does not depend on the action leaves the expected gradient unchanged and can reduce
+its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
 only after it has been used: trained first, it would depend on the actions behind these returns.
 
-V is a baseline and not a critic, although its flags are named as in the other scripts: nothing is
-bootstrapped from it. The one exception is a session ended by a time limit, whose missing tail V can
-estimate (--bootstrap).
+V is a baseline and not a critic, although its flags keep the names used in the other files. Nothing
+is bootstrapped from it, except where a time limit ends a session: there V estimates the missing
+tail of the return (--bootstrap).
 
 Differences from the book:
-- N sessions per update instead of one, gradients are clipped, and the optimizer is Adam.
-- The factor gamma^t, which gives late steps little weight, is omitted, as in most code.
+- One gradient step on N sessions instead of one per time step; clipped gradients; Adam.
+- The factor gamma^t, which gives late steps little weight, is omitted, as is common.
   --discount-policy-gradient restores it.
 
-    python reinforce_baseline.py          solves CartPole-v1 in seconds; the last line is similar to
+    python reinforce_baseline.py          solves CartPole-v1 in seconds; the last line looks like
                                           `evaluation: return 500.00 +- 0.00 over 10 episodes`
     python reinforce_baseline.py --help   lists the flags
 """
@@ -69,11 +69,11 @@ class Args:
     bootstrap: bool = True  # value baseline: add gamma V(s) where a time limit ends a session
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    mean_decay: Fraction = 0.9  # share of the moving average that each update keeps; it starts at 0
+    mean_decay: Fraction = 0.9  # fraction of the moving average kept per update; it starts at 0
     actor_lr: NonNegative = 3e-3  # learning rate of the policy
     critic_lr: NonNegative = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
-    critic_updates: Count = 10  # K, steps of the value baseline per step of the policy
+    critic_updates: Count = 10  # K, gradient steps on V per gradient step on the policy
     ent_coef: NonNegative = 0.0  # entropy bonus, summed over a session like the loss
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
@@ -162,22 +162,22 @@ class Agent(nn.Module):
 
 # --- Collect
 class Sessions(NamedTuple):
-    """N whole sessions; row t is the step that leaves s[t], T is the length of the longest."""
+    """N whole sessions; row t holds the step from s[t] to s[t+1]. The longest has T steps."""
 
     obs: np.ndarray  # (T, N, obs_size)
     actions: np.ndarray  # (T, N)
     rewards: np.ndarray  # (T, N); rewards[t] is r[t+1], and 0 after the end
-    live: np.ndarray  # (T, N); False after the end: such rows are never learned from
+    live: np.ndarray  # (T, N); False after the end: such rows are not learned from
     last_obs: np.ndarray  # (N, obs_size), the observation after the last step
     truncated: np.ndarray  # (N,), whether only the time limit ended the session
 
 
 def play(agent: Agent, envs: gym.vector.VectorEnv, run: "Run") -> Sessions:
-    """Play one session in each environment; those that finish early step on until all are done."""
+    """Play one session in each environment; those that finish early keep stepping, unrecorded."""
     obs, _ = envs.reset(seed=run.reset_seed())
     run.check(observation=obs)
     rows, live = [], np.ones(len(obs), bool)
-    last_obs, limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
+    last_obs, by_limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
     device = next(agent.parameters()).device
     while live.any():
         obs = obs.astype(np.float32)
@@ -187,15 +187,15 @@ def play(agent: Agent, envs: gym.vector.VectorEnv, run: "Run") -> Sessions:
         rewards = np.where(live, rewards, 0).astype(np.float32)
         rows.append((obs, actions, rewards, live))
         ended = live & (terminated | truncated)
-        last_obs[ended], limit[ended] = next_obs[ended], ~terminated[ended]
+        last_obs[ended], by_limit[ended] = next_obs[ended], ~terminated[ended]
         run.add_step(next_obs, rewards, ended, live)
         obs, live = next_obs, live & ~ended
-    return Sessions(*(np.stack(column) for column in zip(*rows)), last_obs, limit)
+    return Sessions(*(np.stack(column) for column in zip(*rows)), last_obs, by_limit)
 
 
 # --- Learn
 class Batch(NamedTuple):
-    """The B steps of N sessions, without the rows after their ends."""
+    """The B live steps of N sessions."""
 
     obs: Tensor  # (B, obs_size)
     actions: Tensor  # (B,)
@@ -211,7 +211,7 @@ def make_batch(agent: Agent, sessions: Sessions, args: Args) -> Batch:
     rewards = sessions.rewards.copy()
     if args.baseline == "value" and args.bootstrap:
         tail = agent.value(torch.from_numpy(sessions.last_obs).to(device)).cpu().numpy()
-        last_step = live.sum(0) - 1, np.arange(len(tail))  # of each session
+        last_step = (live.sum(0) - 1, np.arange(len(tail)))  # (row, column) of each session's last
         rewards[last_step] += args.gamma * sessions.truncated * tail
     t, session = live.nonzero()  # (B,), (B,)
     returns = discounted_returns(rewards, args.gamma)[live]
@@ -233,13 +233,13 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
 
 
 def update(agent: Agent, actor_optimizer, critic_optimizer, batch: Batch, args: Args) -> dict:
-    """Take one step of the policy, then train the baselines; return the losses."""
+    """Take one gradient step on the policy, then train the baselines; return the losses."""
     log_probs, entropies = agent.log_prob_and_entropy(batch.obs, batch.actions)
     policy_loss = reinforce_loss(log_probs, batch.advantages, args.num_envs)
     loss = policy_loss - args.ent_coef * entropies.sum() / args.num_envs
     norms = [descend(actor_optimizer, loss, args.max_grad_norm)]
     losses = {"policy_loss": policy_loss, "entropy": entropies.mean()}
-    # Only now, so that the baselines did not depend on the actions that they judged.
+    # Last, so that the baseline used above is independent of these actions.
     agent.mean_return.lerp_(batch.returns.mean(), 1 - args.mean_decay)
     if args.baseline == "value":
         for _ in range(args.critic_updates):
@@ -251,7 +251,7 @@ def update(agent: Agent, actor_optimizer, critic_optimizer, batch: Batch, args: 
 
 
 def gradient_variance(agent: Agent, batch: Batch, num_sessions: int) -> float:
-    """Variance of the policy gradient: that of one session's, over N, summed over all weights."""
+    """Variance of the policy gradient, summed over all weights: one session's, divided by N."""
     gradients = []
     for n in range(num_sessions):
         rows = batch.session == n
@@ -291,17 +291,17 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),
     }
     actor_optimizer, critic_optimizer = optimizers.values()
+    # Report once a second, because the gradient's variance costs half as much as an update.
     with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
         while not run.finished:
             anneal(actor_optimizer, args.actor_lr, run.step, args)
             anneal(critic_optimizer, args.critic_lr, run.step, args)
             batch = make_batch(agent, play(agent, envs, run), args)
-            if run.due:  # before the update; the gradient's variance costs half as much as one
-                looked_at = diagnostics(agent, batch, args)
+            metrics = diagnostics(agent, batch, args) if run.due else {}
             losses = update(agent, actor_optimizer, critic_optimizer, batch, args)
             run.check(**losses)
             if run.due:
-                run.report(losses | looked_at)
+                run.report(losses | metrics)
     run.evaluate(agent, eval_env)
     return agent, run.episodes
 
