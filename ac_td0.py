@@ -279,7 +279,7 @@ class PlainEnv(gym.Wrapper):
 
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options = f"--env-id {args.env_id}", "", {}
+    task, hint, options, env = f"--env-id {args.env_id}", "", {}, None
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
     if film:
         task, known, options = f"{task} --capture-video", Exception, {"render_mode": "rgb_array"}
@@ -292,7 +292,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
     except known as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()) or f"{error!r}: {env and env.observation_space}"
         if extra := re.search(r"gymnasium\[\w+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
@@ -301,7 +301,10 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
         box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
-        hint = "use a2c_continuous.py or ddpg.py" if box else "none of the five scripts takes these"
+        floats = box and np.issubdtype(space.dtype, np.floating)
+        hint = (
+            "use a2c_continuous.py or ddpg.py" if floats else "none of the five files takes these"
+        )
         raise InputError(f"{task}: actions are {space}; {hint}")
     image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
     if image or len(flat.observation_space.shape or ()) != 1:

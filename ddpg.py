@@ -427,7 +427,7 @@ class PlainEnv(gym.Wrapper):
 
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options = f"--env-id {args.env_id}", "", {}
+    task, hint, options, env = f"--env-id {args.env_id}", "", {}, None
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
     if film:
         task, known, options = f"{task} --capture-video", Exception, {"render_mode": "rgb_array"}
@@ -440,7 +440,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
     except known as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()) or f"{error!r}: {env and env.observation_space}"
         if extra := re.search(r"gymnasium\[\w+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:

@@ -5,6 +5,7 @@ import multiprocessing
 import random
 import re
 import shlex
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -79,8 +80,12 @@ def test_parallel_environments_start_differently(case, mode, method, tmp_path, s
     args = case.args(tmp_path, env_id=env_id, vectorization=mode, num_envs=3)
     if method != "fork":  # each worker imports torch, which takes seconds
         args = replace(args, num_envs=2)
+    handler = signal.getsignal(signal.SIGINT)
     envs, env = case.module.make_envs(args)
+    assert signal.getsignal(signal.SIGINT) == handler
     try:
+        # Only the parent handles Ctrl-C.
+        assert envs.unwrapped.call("ignores_ctrl_c") == (mode == "async",) * args.num_envs
         found = [envs.reset(seed=seed)[0] for seed in (5, 5, 6)]
     finally:
         envs.close()

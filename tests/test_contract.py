@@ -95,7 +95,7 @@ def test_train_restores_every_setting_of_the_process(case, tmp_path, monkeypatch
     before = [signal.getsignal(number) for number in numbers]
     torch.set_num_threads(1)
     monkeypatch.setattr(case.module, "update", spy)
-    case.module.train(case.args(tmp_path, total_timesteps=50, torch_threads=2))
+    case.module.train(case.args(tmp_path, total_timesteps=30, torch_threads=2))
     assert set(threads) == {2}
     assert torch.get_num_threads() == 1
     assert (torch.tensor([1e-40]) * 1).item() > 0
@@ -621,7 +621,7 @@ def assert_interrupted(job, path, number):
 def test_kill_leaves_a_checkpoint_to_resume_from(case, launch, tmp_path, cli):
     job = launch(case.file, *LONG)
     path = job.wait_for_checkpoint(tmp_path)
-    time.sleep(0.5)
+    time.sleep(0.2)
     job.kill()
     step = torch.load(path, weights_only=True)["global_step"]
     assert step > 0

@@ -1,8 +1,8 @@
 """Small environments whose every observation, reward and end is known beforehand."""
 
-import itertools
 import os
 import random
+import signal
 
 import gymnasium as gym
 import numpy as np
@@ -205,19 +205,22 @@ class GlobalRandom(gym.Env):
         obs = np.random.uniform(-1, 1, 2).astype(np.float32)
         return obs, random.random(), False, self.t == 20, {}
 
+    def ignores_ctrl_c(self):
+        return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
 
 class Talkative(Identity):
     """Returns an info whose arrays change their shape, or whose values change their type."""
 
     def __init__(self, changes="shape", box=False):
         super().__init__("box", box=box)
-        self.changes, self.count = changes, itertools.count()
+        self.changes = changes
 
     def info(self):
-        step = next(self.count)
+        number = self.np_random.integers(3)  # another one in each of the parallel environments
         if self.changes == "shape":
-            return {"visible": np.ones(1 + step % 3)}
-        return {"status": [1.5, "falling", None][step % 3]}
+            return {"visible": np.ones(1 + number)}
+        return {"status": [1.5, "falling", None][number]}
 
     def reset(self, **kwargs):
         return super().reset(**kwargs)[0], self.info()
