@@ -35,6 +35,7 @@ gradient flows through the target. Differences from the book:
 # ///
 import argparse
 import importlib
+import pickle
 import random
 import re
 import shlex
@@ -94,6 +95,11 @@ def td_error(reward: float, value: float, next_value: float, terminated, gamma: 
     return reward + gamma * (1 - terminated) * next_value - value
 
 
+def sample(logits: Tensor) -> Tensor:
+    """Sample from softmax(logits) by the Gumbel-max trick: (..., act_size) -> (...)."""
+    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+
+
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
     """Linear layers with activations between them; `gain` scales the last initial weights."""
@@ -116,17 +122,11 @@ class Agent(nn.Module):
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation, gain=1.0)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi(.|S), and V(S) or Q(S, .): (1, obs_size) -> (1, act_size), (1, outputs)."""
-        return self.actor(obs).log_softmax(-1), self.critic(obs)
-
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if greedy:
-            return logits.argmax(-1)
-        return torch.multinomial(logits.softmax(-1), 1).squeeze(-1)
+        return logits.argmax(-1) if greedy else sample(logits)
 
 
 # --- Learn
@@ -154,15 +154,16 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
     """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S) from before."""
     is_q = args.critic == "q"
-    value = step.values[0, step.action if is_q else 0]  # Q(S, A), or V(S), the only output
+    value, log_prob = step.values[0, step.action if is_q else 0], step.log_pi[0, step.action]
     with torch.no_grad():
-        next_value = agent.critic(step.next_obs)[0, step.next_action if is_q else 0]
-    delta = td_error(step.reward, value.item(), next_value.item(), step.terminated, args.gamma)
+        next_value = agent.critic(step.next_obs)[0, step.next_action if is_q else 0].item()
+    delta = td_error(step.reward, value.item(), next_value, step.terminated, args.gamma)
     weight = value.item() if is_q else delta
-    log_prob = step.log_pi[0, step.action]
     # Its gradient is -delta grad V - I weight grad log pi; minus, because optimizers descend.
     loss = -delta * value - gamma_t * weight * log_prob
-    optimizer.zero_grad()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None  # as zero_grad(), which takes 5 % of a step
     loss.backward()
     optimizer.step()
     return {"delta": delta, "value": value.item(), "log_prob": log_prob.item()}
@@ -204,10 +205,10 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 obs, _ = env.reset(seed=run.reset_seed())
                 run.check(observation=obs)
                 obs, next_action, gamma_t = tensor(obs)[None], None, 1.0  # gamma_t is I in the book
-            log_pi, values = agent(obs)
+            log_pi, values = agent.actor(obs).log_softmax(-1), agent.critic(obs)
             action = next_action
             if action is None:  # --critic v, or the first step of an episode
-                action = torch.multinomial(log_pi.detach().exp(), 1).item()
+                action = sample(log_pi.detach()).item()
             next_obs, reward, terminated, truncated, _ = env.step(to_env(action, env.action_space))
             done = terminated or truncated
             run.add_step(next_obs, reward, done)
@@ -216,7 +217,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 next_action = agent.act(next_obs).item()  # A', sampled before the update
             step = Transition(log_pi, values, action, reward, next_obs, next_action, terminated)
             found = update(agent, optimizer, step, gamma_t, args)
-            run.check(**found)
+            run.check(delta=found["delta"], log_prob=found["log_prob"])
             window.append(found | {"gamma_t": gamma_t, "log_pi": log_pi.detach()})
             if run.due:
                 run.report(diagnostics(agent, window, args))
@@ -263,18 +264,29 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Seed every random generator, convert rewards to floats, and drop info."""
+    """Seed every random generator, return plain numbers, and drop info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
             random.seed(seed)
             np.random.seed(seed % 2**32)
-        obs, _ = self.env.reset(seed=seed, options=options)
+        obs, _ = self.call(self.env.reset, seed=seed, options=options)
         return obs, {}  # info that changes its shape or type breaks vector environments
 
     def step(self, action):
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        return obs, np.asarray(reward, np.float64).item(), terminated, truncated, {}
+        obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
+        return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
+
+    def call(self, method, *args, **kwargs):
+        """Call the environment; replace an error that a worker could not send to its parent."""
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise
 
 
 def make_env(args: Args, film: bool = False) -> gym.Env:
@@ -287,6 +299,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     try:
         env = gym.make(args.env_id, **options)
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))
+        if flat.observation_space == env.observation_space:
+            flat = flat.env  # already flat
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -367,7 +381,8 @@ class Run:
         self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
         if args.resume:
             self.restore(args.resume)
-        self.start_step, self.num_logged, self.due = self.step, len(self.episodes), False
+        self.start_step, self.num_logged = self.step, len(self.episodes)
+        self.solved, self.due = self.is_solved(), False  # is it time for a report?
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
         if args.device != "cpu":  # checkpoints hold the state of the CPU's generator only
@@ -398,37 +413,38 @@ class Run:
         return self
 
     @property
-    def solved(self) -> bool:
-        """Whether the last 100 episodes reach --target-return on average."""
-        recent = [episode_return for _, episode_return, _ in self.episodes[-100:]]
-        return len(recent) == 100 and sum(recent) / 100 >= self.args.target_return
-
-    @property
     def finished(self) -> bool:
-        """Whether to stop."""
-        return self.step >= self.args.total_timesteps or self.solved
+        """Whether --total-timesteps or --target-return is reached."""
+        return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
         """The seed of the first reset; later ones are not seeded."""
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
-        """Stop the run, naming the step, if a number or an array is not finite."""
+        """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            if not np.isfinite(np.float32(value)).all():
+            in_range = abs(value) < 3.4e38  # the largest float32; False for NaN
+            if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
-    def add_step(self, obs, reward, done, live=True) -> None:
-        """Count one step: arrays (N, ...) from N environments, or the values of a single one."""
-        self.step += int(np.sum(live))
+    def add_step(self, obs, reward, done, steps=1) -> None:
+        """Count a step of one environment, or of N: reward, done and steps (0 or more) are (N,)."""
+        self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
-        self.episode_return += reward * live
-        self.episode_length += live
-        for i in np.flatnonzero(done):
+        self.episode_return += reward
+        self.episode_length += steps
+        for i in np.flatnonzero(done) if done is not False else ():
             total, length = float(self.episode_return[i]), int(self.episode_length[i])
             self.episodes.append((self.step, total, length))
             self.episode_return[i] = self.episode_length[i] = 0
+            self.solved = self.is_solved()
         self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+
+    def is_solved(self) -> bool:
+        """Whether the last 100 episodes reach --target-return on average."""
+        returns = [episode_return for _, episode_return, _ in self.episodes[-100:]]
+        return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
         """Write the curves, update the progress bar, and save a checkpoint if it is time."""
@@ -497,7 +513,8 @@ class Run:
         if error is None:
             print(f"trained: {self.step - self.start_step} steps in {seconds}")
         elif kind is not FloatingPointError:
-            print(f"stopped at step {self.step}: continue with --resume {self.checkpoint}")
+            path = shlex.quote(str(self.checkpoint))
+            print(f"stopped at step {self.step}: continue with --resume {path}")
         if self.solved:
             target = self.args.target_return
             print(f"target return {target} reached at step {self.step} after {seconds}")

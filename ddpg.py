@@ -39,6 +39,7 @@ the targets at every second step only; --twin-critics learns from the smaller of
 import argparse
 import copy
 import importlib
+import pickle
 import random
 import re
 import shlex
@@ -411,18 +412,29 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Seed every random generator, convert rewards to floats, and drop info."""
+    """Seed every random generator, return plain numbers, and drop info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
             random.seed(seed)
             np.random.seed(seed % 2**32)
-        obs, _ = self.env.reset(seed=seed, options=options)
+        obs, _ = self.call(self.env.reset, seed=seed, options=options)
         return obs, {}  # info that changes its shape or type breaks vector environments
 
     def step(self, action):
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        return obs, np.asarray(reward, np.float64).item(), terminated, truncated, {}
+        obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
+        return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
+
+    def call(self, method, *args, **kwargs):
+        """Call the environment; replace an error that a worker could not send to its parent."""
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise
 
 
 def make_env(args: Args, film: bool = False) -> gym.Env:
@@ -435,6 +447,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     try:
         env = gym.make(args.env_id, **options)
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))
+        if flat.observation_space == env.observation_space:
+            flat = flat.env  # already flat
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -514,7 +528,8 @@ class Run:
         self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
         if args.resume:
             self.restore(args.resume)
-        self.start_step, self.num_logged, self.due = self.step, len(self.episodes), False
+        self.start_step, self.num_logged = self.step, len(self.episodes)
+        self.solved, self.due = self.is_solved(), False  # is it time for a report?
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
         if args.device != "cpu":  # checkpoints hold the state of the CPU's generator only
@@ -545,37 +560,38 @@ class Run:
         return self
 
     @property
-    def solved(self) -> bool:
-        """Whether the last 100 episodes reach --target-return on average."""
-        recent = [episode_return for _, episode_return, _ in self.episodes[-100:]]
-        return len(recent) == 100 and sum(recent) / 100 >= self.args.target_return
-
-    @property
     def finished(self) -> bool:
-        """Whether to stop."""
-        return self.step >= self.args.total_timesteps or self.solved
+        """Whether --total-timesteps or --target-return is reached."""
+        return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
         """The seed of the first reset; later ones are not seeded."""
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
-        """Stop the run, naming the step, if a number or an array is not finite."""
+        """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            if not np.isfinite(np.float32(value)).all():
+            in_range = abs(value) < 3.4e38  # the largest float32; False for NaN
+            if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
-    def add_step(self, obs, reward, done, live=True) -> None:
-        """Count one step: arrays (N, ...) from N environments, or the values of a single one."""
-        self.step += int(np.sum(live))
+    def add_step(self, obs, reward, done, steps=1) -> None:
+        """Count a step of one environment, or of N: reward, done and steps (0 or more) are (N,)."""
+        self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
-        self.episode_return += reward * live
-        self.episode_length += live
-        for i in np.flatnonzero(done):
+        self.episode_return += reward
+        self.episode_length += steps
+        for i in np.flatnonzero(done) if done is not False else ():
             total, length = float(self.episode_return[i]), int(self.episode_length[i])
             self.episodes.append((self.step, total, length))
             self.episode_return[i] = self.episode_length[i] = 0
+            self.solved = self.is_solved()
         self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+
+    def is_solved(self) -> bool:
+        """Whether the last 100 episodes reach --target-return on average."""
+        returns = [episode_return for _, episode_return, _ in self.episodes[-100:]]
+        return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
         """Write the curves, update the progress bar, and save a checkpoint if it is time."""
@@ -644,7 +660,8 @@ class Run:
         if error is None:
             print(f"trained: {self.step - self.start_step} steps in {seconds}")
         elif kind is not FloatingPointError:
-            print(f"stopped at step {self.step}: continue with --resume {self.checkpoint}")
+            path = shlex.quote(str(self.checkpoint))
+            print(f"stopped at step {self.step}: continue with --resume {path}")
         if self.solved:
             target = self.args.target_return
             print(f"target return {target} reached at step {self.step} after {seconds}")

@@ -13,7 +13,6 @@ import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -28,10 +27,8 @@ def variances(args: Args, num_sessions: int) -> tuple[float, dict[str, float]]:
     envs.reset(seed=args.seed + 1_000_000)
     found: dict[str, list[float]] = {"none": [], "mean": [], "value": []}
     returns = []
-    ignore = {"add_step": lambda *values: None, "check": lambda **values: None}
-    not_counted = SimpleNamespace(reset_seed=lambda: None, **ignore)
     for _ in range(num_sessions // args.num_envs):
-        sessions = play(agent, envs, not_counted)
+        sessions = play(agent, envs)
         returns += list(sessions.rewards.sum(0))
         for kind, estimates in found.items():
             batch = make_batch(agent, sessions, replace(args, baseline=kind, bootstrap=False))
