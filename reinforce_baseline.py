@@ -300,8 +300,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             anneal(critic_optimizer, args.critic_lr, run.step, args)
             sessions = play(agent, envs, seed=run.reset_seed())
             returns, lengths = sessions.rewards.sum(0), sessions.live.sum(0)
-            run.check(observation=sessions.last_obs)
             run.add_step(sessions.obs, returns, done=lengths > 0, steps=lengths)
+            run.check(observation=sessions.last_obs)
             batch = make_batch(agent, sessions, args)
             metrics = diagnostics(agent, batch, args) if run.due else {}
             losses = update(agent, actor_optimizer, critic_optimizer, batch, args)

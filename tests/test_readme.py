@@ -123,7 +123,7 @@ def test_results_table_has_all_methods_and_environments():
 def test_every_flag_and_function_that_is_named_exists():
     scripts = {path.name: path.read_text() for path in ROOT.glob("*.py")}
     others = "".join(path.read_text() for path in ROOT.glob("benchmarks/*.py"))
-    flags = set(re.findall(r"--(?:no-)?([a-z][a-z-]+)", README)) - {"help", "logdir", "no-"}
+    flags = set(re.findall(r"--(?:no-)?([a-z][a-z-]+)", README)) - {"help", "logdir", "no-", "with"}
     known = {
         name.replace("_", "-")
         for name in re.findall(r"^    (\w+): ", "".join(scripts.values()) + others, re.M)
