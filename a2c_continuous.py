@@ -178,7 +178,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         sizes = (obs_size, *args.hidden_sizes)
-        # A small gain in the last layer makes the initial mean nearly 0 in all states.
+        # A small gain in the last layer makes the initial policy almost the same in all states.
         self.actor = mlp((*sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
@@ -226,7 +226,7 @@ class Rollout:
 
     def __init__(self, envs: gym.vector.VectorEnv, device: torch.device, args: Args) -> None:
         T, N, obs_size = args.num_steps, args.num_envs, envs.single_observation_space.shape[0]
-        self.envs, self.device, self.gamma = envs, device, args.gamma
+        self.envs, self.device, self.args = envs, device, args
         self.obs = np.zeros((T + 1, N, obs_size), np.float32)
         self.actions = np.zeros((T, N, envs.single_action_space.shape[0]), np.float32)
         self.rewards = np.zeros((T, N), np.float32)  # rewards[t] is r[t+1]
@@ -243,14 +243,14 @@ class Rollout:
     def collect(self, agent: Agent, run: "Run") -> None:
         """Play T steps in each environment, from where the previous rollout ended."""
         self.obs[0] = self.obs[-1]
-        for t in range(len(self.rewards)):
+        for t in range(self.args.num_steps):
             obs = torch.from_numpy(self.obs[t]).to(self.device)
             self.actions[t] = agent.act(obs).cpu()
             step = self.envs.step(to_env(self.actions[t], self.envs.single_action_space))
             self.obs[t + 1], self.rewards[t], self.terminated[t], truncated, _ = step
             self.live[t] = ~self.done[t - 1]  # for t = 0 this is the previous rollout's last row
             self.done[t] = self.terminated[t] | truncated
-            so_far = self.rewards[t] + self.gamma * self.discounted[t - 1]
+            so_far = self.rewards[t] + self.args.gamma * self.discounted[t - 1]
             self.discounted[t] = so_far * self.live[t]
             reward = self.rewards[t] * self.live[t]  # a reset may pay one, which counts for nothing
             run.add_step(self.obs[t + 1], reward, self.done[t], steps=self.live[t])
@@ -338,8 +338,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
-    obs_size, act_size = eval_env.observation_space.shape[0], eval_env.action_space.shape[0]
-    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
+    sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
+    agent = Agent(*sizes, args).to(device).float()  # under any default dtype
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -467,7 +467,8 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         mode = "sync" if mode == "auto" else mode
         envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
     except Exception as error:
-        reason = f"cannot be vectorized ({type(error).__name__}: {error}); use --vectorization sync"
+        hint = "" if mode == "sync" else "; use --vectorization sync"
+        reason = f"cannot be vectorized ({type(error).__name__}: {error}){hint}"
         raise InputError(f"--env-id {args.env_id}: {reason}") from error
     finally:
         if mode == "async":

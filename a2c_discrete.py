@@ -132,11 +132,6 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
     return F.mse_loss(values, returns.detach())
 
 
-def sample(logits: Tensor) -> Tensor:
-    """Sample from softmax(logits) by the Gumbel-max trick: (..., act_size) -> (...)."""
-    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
-
-
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
     """Linear layers with activations between them; `gain` scales the last initial weights."""
@@ -155,7 +150,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         sizes = (obs_size, *args.hidden_sizes)
-        # A small gain in the last layer makes the initial policy nearly uniform.
+        # A small gain in the last layer makes the initial policy almost the same in all states.
         self.actor = mlp((*sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
@@ -169,7 +164,9 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        return logits.argmax(-1) if greedy else sample(logits)
+        if not greedy:  # Gumbel-max trick; torch.multinomial costs 5 % of the run time
+            logits = logits - torch.empty_like(logits).exponential_().log()
+        return logits.argmax(-1)
 
     def log_prob_and_entropy(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(a|s) and H(pi(.|s)): (B, obs_size), (B,) -> (B,), (B,)."""
@@ -194,7 +191,7 @@ class Rollout:
 
     def __init__(self, envs: gym.vector.VectorEnv, device: torch.device, args: Args) -> None:
         T, N, obs_size = args.num_steps, args.num_envs, envs.single_observation_space.shape[0]
-        self.envs, self.device = envs, device
+        self.envs, self.device, self.args = envs, device, args
         self.obs = np.zeros((T + 1, N, obs_size), np.float32)
         self.actions = np.zeros((T, N), np.int64)
         self.rewards = np.zeros((T, N), np.float32)  # rewards[t] is r[t+1]
@@ -210,7 +207,7 @@ class Rollout:
     def collect(self, agent: Agent, run: "Run") -> None:
         """Play T steps in each environment, from where the previous rollout ended."""
         self.obs[0] = self.obs[-1]
-        for t in range(len(self.rewards)):
+        for t in range(self.args.num_steps):
             obs = torch.from_numpy(self.obs[t]).to(self.device)
             self.actions[t] = agent.act(obs).cpu()
             step = self.envs.step(to_env(self.actions[t], self.envs.single_action_space))
@@ -295,8 +292,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
-    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
+    sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
+    agent = Agent(*sizes, args).to(device).float()  # under any default dtype
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -414,9 +411,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     if not isinstance(space, gym.spaces.Discrete):
         box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
         floats = box and np.issubdtype(space.dtype, np.floating)
-        hint = (
-            "use a2c_continuous.py or ddpg.py" if floats else "none of the five files takes these"
-        )
+        hint = "use a2c_continuous.py or ddpg.py" if floats else "no file supports these"
         raise InputError(f"{task}: actions are {space}; {hint}")
     image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
     if image or len(flat.observation_space.shape or ()) != 1:
@@ -440,7 +435,8 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         mode = "sync" if mode == "auto" else mode
         envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
     except Exception as error:
-        reason = f"cannot be vectorized ({type(error).__name__}: {error}); use --vectorization sync"
+        hint = "" if mode == "sync" else "; use --vectorization sync"
+        reason = f"cannot be vectorized ({type(error).__name__}: {error}){hint}"
         raise InputError(f"--env-id {args.env_id}: {reason}") from error
     finally:
         if mode == "async":

@@ -96,7 +96,8 @@ def td_error(reward: float, value: float, next_value: float, terminated, gamma: 
 
 
 def sample(logits: Tensor) -> Tensor:
-    """Sample from softmax(logits) by the Gumbel-max trick: (..., act_size) -> (...)."""
+    """Sample from softmax(logits): (..., act_size) -> (...)."""
+    # Gumbel-max trick; torch.multinomial costs 5 % of the run time.
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
@@ -118,7 +119,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         outputs = act_size if args.critic == "q" else 1
-        # A small gain in the last layer makes the initial policy nearly uniform.
+        # A small gain in the last layer makes the initial policy almost the same in all states.
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation, gain=1.0)
 
@@ -316,9 +317,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     if not isinstance(space, gym.spaces.Discrete):
         box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
         floats = box and np.issubdtype(space.dtype, np.floating)
-        hint = (
-            "use a2c_continuous.py or ddpg.py" if floats else "none of the five files takes these"
-        )
+        hint = "use a2c_continuous.py or ddpg.py" if floats else "no file supports these"
         raise InputError(f"{task}: actions are {space}; {hint}")
     image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
     if image or len(flat.observation_space.shape or ()) != 1:

@@ -21,7 +21,7 @@ DIFFERENT_ON_PURPOSE = {
     "Args.__post_init__": (3, "checks across flags in the A2C files and in ddpg"),
     "Agent": (5, "the distribution of the policy is what sets the scripts apart"),
     "Agent.__init__": (5, "networks, initialisation and running statistics"),
-    "Agent.act": (3, "categorical, Gaussian, deterministic"),
+    "Agent.act": (4, "categorical, Gaussian, deterministic"),
     "Agent.log_prob_and_entropy": (2, "categorical, Gaussian"),
     "Agent.value": (2, "a2c_continuous normalises observations"),
     "Rollout": (2, "a2c_continuous stores vectors of actions and discounted returns"),
