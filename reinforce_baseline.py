@@ -42,6 +42,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -408,12 +409,13 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     """Make N training environments and one for evaluation, all with flat observations."""
     env = make_env(args, film=args.capture_video)
     mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
+    has_signals = threading.current_thread() is threading.main_thread()
     if mode == "auto" and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []  # the environment's own vector form
     if env.spec.max_episode_steps is None:
         print(f"warning: {args.env_id} has no time limit; a session may never end", file=sys.stderr)
     try:
-        if mode == "async":  # workers inherit this, so that only the parent handles Ctrl-C
+        if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
         envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
@@ -422,10 +424,11 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         reason = f"cannot be vectorized ({type(error).__name__}: {error}){hint}"
         raise InputError(f"--env-id {args.env_id}: {reason}") from error
     finally:
-        if mode == "async":
+        if mode == "async" and has_signals:
             signal.signal(signal.SIGINT, handler)
     spaces = envs.single_observation_space, envs.single_action_space
-    same = spaces == (env.unwrapped.observation_space, env.action_space)
+    single = env.env if isinstance(env, gym.wrappers.FlattenObservation) else env
+    same = spaces == (single.observation_space, single.action_space)
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         reason = "its vector form differs from the single environment; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")

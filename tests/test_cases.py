@@ -1,6 +1,7 @@
 """Situations from public bug reports, rebuilt with small environments."""
 
 import builtins
+import concurrent.futures
 import multiprocessing
 import random
 import re
@@ -434,3 +435,39 @@ def test_a_crash_saves_a_checkpoint_and_keeps_the_traceback(case, launch, tmp_pa
     assert step == (25 if case.name == "reinforce_baseline" else 39) * case.num_envs
     line = f"stopped at step {step}: continue with --resume {shlex.quote(str(path))}"
     assert out.splitlines()[-1] == line
+
+
+# Found while reviewing the cases
+
+
+class Doubled(gym.ObservationWrapper):
+    """Observe each number twice; given as a wrapper of a registered environment."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 1, (6,), np.float64)
+
+    def observation(self, observation):
+        return np.repeat(observation, 2)
+
+
+def test_an_environment_registered_with_wrappers_trains(vector_case, tmp_path, monkeypatch):
+    """Its vector form is compared with the wrapped environment, not with the bare one."""
+    case = vector_case
+    wrapper = gym.envs.registration.WrapperSpec("Doubled", "tests.test_cases:Doubled", {})
+    kwargs = gym.spec(case.toy).kwargs | {"space": "box"}
+    spec = gym.envs.registration.EnvSpec(
+        "Doubled-v0", "tests.toys:Identity", kwargs=kwargs, additional_wrappers=(wrapper,)
+    )
+    monkeypatch.setitem(gym.registry, "Doubled-v0", spec)
+    agent, _ = case.module.train(case.args(tmp_path, env_id="Doubled-v0", total_timesteps=100))
+    assert agent.actor[0].in_features == 6
+
+
+def test_workers_can_be_started_from_a_thread(vector_case, tmp_path):
+    """Only the main thread may change what Ctrl-C does."""
+    case = vector_case
+    args = case.args(tmp_path, total_timesteps=100, vectorization="async", num_envs=2)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        _, episodes = pool.submit(case.module.train, args).result(timeout=60)
+    assert episodes
