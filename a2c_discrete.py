@@ -294,7 +294,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
-    agent = Agent(*sizes, args).to(device).float()  # under any default dtype
+    agent = Agent(*sizes, args).to(device).float()  # float32, whatever the default
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -316,7 +316,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = {"env_id", "hidden_sizes", "activation", "optimizer"}  # what --resume cannot change
-FIXED |= {"shared_body", "norm_obs", "critic", "twin_critics"}  # and these, where a script has them
+FIXED |= {"shared_body", "norm_obs", "critic", "twin_critics"}  # no file has all of these
 
 
 class InputError(ValueError):
@@ -460,7 +460,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of complete episodes of the greedy policy, on the seeds 0, 1, ..."""
+    """Returns of complete episodes of the greedy policy, with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
@@ -527,7 +527,6 @@ class Run:
             raise InputError(f"--log-dir: cannot make {self.folder}: {error.strerror}") from error
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
-
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
         rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
@@ -557,7 +556,7 @@ class Run:
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step of one environment, or of N: reward, done and steps (0 or more) are (N,)."""
+        """Count a step; from N environments, reward, done and steps (how many of each) are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -667,7 +666,9 @@ def main() -> None:
         resume = parser.parse_known_args()[0].resume
         default = Args(**load(resume)["args"]) if resume else Args()
         args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
-        torch.set_flush_denormal(True)  # Adam's moments of dead units become denormal, hence slow
+        torch.set_flush_denormal(
+            True
+        )  # Adam's moments of dead units become denormal, which is slow
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -168,7 +168,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
-        """pi(s), without noise; `greedy` is there because all five files have it."""
+        """pi(s): deterministic, so `greedy`, which evaluate() passes, changes nothing."""
         return self.pi(obs)
 
 
@@ -198,7 +198,7 @@ def explore(agent: Agent, noise: Noise, obs: np.ndarray, device: torch.device) -
 
 
 class Batch(NamedTuple):
-    """B transitions; in the replay buffer, all that it has room for."""
+    """B transitions, or all rows of a replay buffer."""
 
     obs: Tensor  # s, (B, obs_size)
     actions: Tensor  # a, (B, act_size)
@@ -323,7 +323,7 @@ def diagnostics(
 # --- Train
 def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args) -> dict:
     """The agent, its target copy, and one optimizer per network: the first arguments of update."""
-    agent = Agent(obs_size, act_size, args).to(device).float()  # under any default dtype
+    agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
     return {
         "agent": agent,
         "target": copy.deepcopy(agent).requires_grad_(False),
@@ -345,7 +345,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     buffer, noise = ReplayBuffer(*sizes, device, args), Noise(sizes[1], args)
     with Run(args, env, **learners, buffer=buffer) as run:
         done, episode, losses = True, None, {}
-        has_learned = bool(critic_optimizer.state)  # also if a resumed run has
+        has_learned = bool(critic_optimizer.state)  # filled by the first update, or by --resume
         while not run.finished:
             if done:
                 obs, _ = env.reset(seed=run.reset_seed())
@@ -382,7 +382,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = {"env_id", "hidden_sizes", "activation", "optimizer"}  # what --resume cannot change
-FIXED |= {"shared_body", "norm_obs", "critic", "twin_critics"}  # and these, where a script has them
+FIXED |= {"shared_body", "norm_obs", "critic", "twin_critics"}  # no file has all of these
 
 
 class InputError(ValueError):
@@ -479,7 +479,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of complete episodes of the greedy policy, on the seeds 0, 1, ..."""
+    """Returns of complete episodes of the greedy policy, with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
@@ -546,7 +546,6 @@ class Run:
             raise InputError(f"--log-dir: cannot make {self.folder}: {error.strerror}") from error
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
-
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
         rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
@@ -576,7 +575,7 @@ class Run:
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step of one environment, or of N: reward, done and steps (0 or more) are (N,)."""
+        """Count a step; from N environments, reward, done and steps (how many of each) are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -686,7 +685,9 @@ def main() -> None:
         resume = parser.parse_known_args()[0].resume
         default = Args(**load(resume)["args"]) if resume else Args()
         args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
-        torch.set_flush_denormal(True)  # Adam's moments of dead units become denormal, hence slow
+        torch.set_flush_denormal(
+            True
+        )  # Adam's moments of dead units become denormal, which is slow
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
