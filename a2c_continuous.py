@@ -10,8 +10,8 @@ the state. Actions are scaled so that -1 and 1 are the bounds of each dimension.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 lambda-return; a constant, like A[t]
-    L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     K steps for weights w
+    G[t]     = A[t] + V(s[t])                                 lambda-return; A and G have no gradient
+    L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     K steps on w, from w_old
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
 Continuous control is sensitive to scale:
@@ -68,13 +68,15 @@ class Args:
     num_envs: Count = 16  # N, parallel environments; more of them give a more diverse batch
     num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step return
+    gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # the A3C paper uses rmsprop
     actor_lr: NonNegative = 1e-3  # learning rate of the actor, or of both with --shared-body
     critic_lr: NonNegative = 1e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, critic steps per actor step
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
+    critic_loss: Literal["mse", "huber"] = (
+        "mse"  # huber limits outliers; e^2 / 2 for errors below 1
+    )
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.0  # beta, entropy bonus; discourages premature convergence
@@ -160,7 +162,7 @@ class RunningStatistics(nn.Module):
         return self  # stay in float64, which MPS does not support, and on the CPU, like the data
 
     def update(self, batch: np.ndarray) -> None:
-        """Include a batch (B, *shape)."""
+        """Add a batch (B, *shape)."""
         batch, share = torch.from_numpy(batch).double(), len(batch) / (self.count + len(batch))
         delta = batch.mean(0) - self.mean
         self.count += len(batch)
@@ -249,12 +251,12 @@ class Rollout:
             self.actions[t] = agent.act(obs).cpu()
             step = self.envs.step(to_env(self.actions[t], self.envs.single_action_space))
             self.obs[t + 1], self.rewards[t], self.terminated[t], truncated, _ = step
-            self.live[t] = ~self.done[t - 1]  # for t = 0 this is the previous rollout's last row
+            self.live[t] = ~self.done[t - 1]  # at t = 0, done[-1] is from the previous rollout
             self.done[t] = self.terminated[t] | truncated
             so_far = self.rewards[t] + self.args.gamma * self.discounted[t - 1]
             self.discounted[t] = so_far * self.live[t]
-            reward = self.rewards[t] * self.live[t]  # a reset may pay one, which counts for nothing
-            run.add_step(self.obs[t + 1], reward, self.done[t], steps=self.live[t])
+            self.rewards[t] *= self.live[t]  # ignore any reward from a reset
+            run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
 
 # --- Learn
@@ -268,7 +270,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
-    """Set the learning rates, which decrease linearly to 0 at total_timesteps."""
+    """Set the learning rates; with anneal_lr they decrease linearly to 0."""
     remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
     for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
         group["lr"] = rate * remaining
@@ -430,9 +432,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
-        if flat.observation_space == env.observation_space:
-            flat = flat.env  # already flat
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -476,8 +476,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         if mode == "async" and has_signals:
             signal.signal(signal.SIGINT, handler)
     spaces = envs.single_observation_space, envs.single_action_space
-    single = env.env if isinstance(env, gym.wrappers.FlattenObservation) else env
-    same = spaces == (single.observation_space, single.action_space)
+    same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         reason = "its vector form differs from the single environment; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")

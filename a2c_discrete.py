@@ -7,7 +7,7 @@ otherwise. The rollout is then discarded.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 lambda-return; a constant, like A[t]
+    G[t]     = A[t] + V(s[t])                                 lambda-return; A and G have no gradient
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
@@ -68,13 +68,15 @@ class Args:
     num_envs: Count = 32  # N, parallel environments; more of them give a more diverse batch
     num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step return
+    gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "adam"  # the A3C paper uses rmsprop
     actor_lr: NonNegative = 2e-3  # learning rate of the actor, or of both with --shared-body
     critic_lr: NonNegative = 5e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 3  # K, critic steps per actor step
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
+    critic_loss: Literal["mse", "huber"] = (
+        "mse"  # huber limits outliers; e^2 / 2 for errors below 1
+    )
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.01  # beta, entropy bonus; discourages premature convergence
@@ -165,7 +167,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # Gumbel-max trick; torch.multinomial costs 5 % of the run time
+        if not greedy:  # Gumbel-max trick; torch.multinomial would cost 5 % of the run time
             logits = logits - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
 
@@ -213,10 +215,10 @@ class Rollout:
             self.actions[t] = agent.act(obs).cpu()
             step = self.envs.step(to_env(self.actions[t], self.envs.single_action_space))
             self.obs[t + 1], self.rewards[t], self.terminated[t], truncated, _ = step
-            self.live[t] = ~self.done[t - 1]  # for t = 0 this is the previous rollout's last row
+            self.live[t] = ~self.done[t - 1]  # at t = 0, done[-1] is from the previous rollout
             self.done[t] = self.terminated[t] | truncated
-            reward = self.rewards[t] * self.live[t]  # a reset may pay one, which counts for nothing
-            run.add_step(self.obs[t + 1], reward, self.done[t], steps=self.live[t])
+            self.rewards[t] *= self.live[t]  # ignore any reward from a reset
+            run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
 
 # --- Learn
@@ -230,7 +232,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
-    """Set the learning rates, which decrease linearly to 0 at total_timesteps."""
+    """Set the learning rates; with anneal_lr they decrease linearly to 0."""
     remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
     for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
         group["lr"] = rate * remaining
@@ -394,9 +396,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
-        if flat.observation_space == env.observation_space:
-            flat = flat.env  # already flat
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -444,8 +444,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         if mode == "async" and has_signals:
             signal.signal(signal.SIGINT, handler)
     spaces = envs.single_observation_space, envs.single_action_space
-    single = env.env if isinstance(env, gym.wrappers.FlattenObservation) else env
-    same = spaces == (single.observation_space, single.action_space)
+    same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         reason = "its vector form differs from the single environment; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")

@@ -11,9 +11,10 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
---critic v is this algorithm. delta estimates the advantage of A, without bias if V is exact.
+--critic v is this algorithm, with the differences below. delta estimates the advantage of A, without bias if V is exact.
 --critic q is the Q actor-critic (QAC; Yoon 2019). The next action A' is sampled before the update:
-    delta <- R + gamma Q(S', A', w) - Q(S, A, w)
+    delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
+    w     <- w + alpha_w delta grad Q(S, A, w)
     theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
 
 delta is computed once, before either network is updated. The critic's update is a semi-gradient: no
@@ -65,9 +66,9 @@ class Args:
     # Algorithm
     total_timesteps: Count = 200_000  # environment steps, each followed by one update
     critic: Literal["v", "q"] = "v"  # state values (TD error), or action values (QAC)
-    discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as in the book
+    discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as Sutton and Barto do
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    optimizer: Literal["sgd", "adam"] = "adam"  # sgd is the book's; slower
+    optimizer: Literal["sgd", "adam"] = "adam"  # sgd learns more slowly
     actor_lr: NonNegative = 3e-4  # alpha_theta, learning rate of the actor
     critic_lr: NonNegative = 1e-3  # alpha_w, learning rate of the critic
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
@@ -91,13 +92,13 @@ class Args:
 
 # --- Equations
 def td_error(reward: float, value: float, next_value: float, terminated, gamma: float) -> float:
-    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; floats, so a constant."""
+    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; floats: no gradient."""
     return reward + gamma * (1 - terminated) * next_value - value
 
 
 def sample(logits: Tensor) -> Tensor:
     """Sample from softmax(logits): (..., act_size) -> (...)."""
-    # Gumbel-max trick; torch.multinomial costs 5 % of the run time.
+    # Gumbel-max trick; torch.multinomial would cost 5 % of the run time.
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
@@ -139,7 +140,7 @@ class Transition(NamedTuple):
     action: int  # A
     reward: float  # R
     next_obs: Tensor  # S', (1, obs_size)
-    next_action: int | None  # A', for Q only
+    next_action: int | None  # A', with --critic q only
     terminated: bool  # S' is terminal
 
 
@@ -153,7 +154,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S) from before."""
+    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S) before the update."""
     is_q = args.critic == "q"
     value, log_prob = step.values[0, step.action if is_q else 0], step.log_pi[0, step.action]
     with torch.no_grad():
@@ -164,14 +165,14 @@ def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args
     loss = -delta * value - gamma_t * weight * log_prob
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            parameter.grad = None  # as zero_grad(), which takes 5 % of a step
+            parameter.grad = None  # like zero_grad(), which would take 5 % of a step
     loss.backward()
     optimizer.step()
     return {"delta": delta, "value": value.item(), "log_prob": log_prob.item()}
 
 
 def diagnostics(agent: Agent, window: list[dict], args: Args) -> dict[str, float]:
-    """Means over the steps since the last report, and the norm of the latest gradients."""
+    """Statistics of the steps since the last report, and the norm of the latest gradients."""
     names = "delta", "value", "log_prob", "gamma_t"
     delta, value, log_prob, gamma_t = torch.tensor([[s[name] for s in window] for name in names])
     log_pi = torch.cat([s["log_pi"] for s in window])
@@ -298,9 +299,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
-        if flat.observation_space == env.observation_space:
-            flat = flat.env  # already flat
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)

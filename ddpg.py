@@ -12,7 +12,7 @@ transitions.
 Why this improves the policy: the best action is hard to find, so take one gradient step towards it,
 a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and learn it by regression. With a+ held constant,
 (pi(s) - a+)^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor. The step is
-only as good as Q. Q evaluates the current policy, because the target uses pi'(s'), whatever action
+only as good as Q. Q evaluates roughly the current policy, because the target uses pi'(s'), whatever action
 was taken next. Old transitions are therefore usable without importance weights.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
@@ -24,7 +24,7 @@ Differences from the paper:
 - Actions enter the critic in its first layer; no batch normalisation; no weight decay.
 - Other layer sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
 Two ideas from TD3 (Fujimoto et al. 2018) are available: --policy-frequency 2 updates the actor and
-the targets at every second step only; --twin-critics learns from the smaller of two target values.
+the targets only every second step; --twin-critics learns from the smaller of two target values.
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -322,7 +322,7 @@ def diagnostics(
 
 # --- Train
 def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args) -> dict:
-    """The agent, its target copy, and one optimizer per network: the first arguments of update."""
+    """The agent, its target copy, and the two optimizers: the first arguments of update."""
     agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
     return {
         "agent": agent,
@@ -446,9 +446,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
-        if flat.observation_space == env.observation_space:
-            flat = flat.env  # already flat
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)

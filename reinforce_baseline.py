@@ -151,7 +151,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # Gumbel-max trick; torch.multinomial costs 5 % of the run time
+        if not greedy:  # Gumbel-max trick; torch.multinomial would cost 5 % of the run time
             logits = logits - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
 
@@ -175,7 +175,7 @@ class Sessions(NamedTuple):
 
 
 def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> Sessions:
-    """Play one session in each environment; early finishers keep stepping, unrecorded."""
+    """Play one session in each environment; early finishers keep stepping, masked out."""
     obs, _ = envs.reset(seed=seed)
     rows, live = [], np.ones(len(obs), bool)
     last_obs, by_limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
@@ -239,7 +239,7 @@ def update(agent: Agent, actor_optimizer, critic_optimizer, batch: Batch, args: 
     loss = policy_loss - args.ent_coef * entropies.sum() / args.num_envs
     norms = [descend(actor_optimizer, loss, args.max_grad_norm)]
     losses = {"policy_loss": policy_loss, "entropy": entropies.mean()}
-    # Last, so that the baseline used above is independent of these actions.
+    # After make_batch, so that its baseline is independent of these actions.
     agent.mean_return.lerp_(batch.returns.mean(), 1 - args.mean_decay)
     if args.baseline == "value":
         for _ in range(args.critic_updates):
@@ -274,7 +274,7 @@ def diagnostics(agent: Agent, batch: Batch, args: Args) -> dict[str, float]:
 
 # --- Train
 def anneal(optimizer: torch.optim.Optimizer, rate: float, step: int, args: Args) -> None:
-    """Set the learning rate, which decreases linearly to 0 at total_timesteps."""
+    """Set the learning rate; with anneal_lr it decreases linearly to 0."""
     remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
     optimizer.param_groups[0]["lr"] = rate * remaining
 
@@ -291,7 +291,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),
     }
     actor_optimizer, critic_optimizer = optimizers.values()
-    # Report once a second, because the gradient's variance costs half as much as an update.
+    # Report once a second, because the gradient's variance costs half an update.
     with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
         while not run.finished:
             anneal(actor_optimizer, args.actor_lr, run.step, args)
@@ -379,9 +379,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))
-        if flat.observation_space == env.observation_space:
-            flat = flat.env  # already flat
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -427,8 +425,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         if mode == "async" and has_signals:
             signal.signal(signal.SIGINT, handler)
     spaces = envs.single_observation_space, envs.single_action_space
-    single = env.env if isinstance(env, gym.wrappers.FlattenObservation) else env
-    same = spaces == (single.observation_space, single.action_space)
+    same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
         reason = "its vector form differs from the single environment; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")
