@@ -7,7 +7,7 @@ otherwise. The rollout is then discarded.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 lambda-return; A and G have no gradient
+    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G: constants
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
