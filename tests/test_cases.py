@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 
 from tests import toys
-from tests.conftest import CASES, ROOT, VECTOR_CASES, assert_refused, checkpoint_of
+from tests.conftest import CASES, ROOT, VECTOR_CASES, assert_refused, checkpoint_of, distance
 
 EVALUATION = re.compile(r"^evaluation: return (\S+) \+- (\S+) over (\d+) episodes$", re.M)
 DISCRETE = {case.file for case in CASES if not case.is_box}
@@ -471,3 +471,27 @@ def test_workers_can_be_started_from_a_thread(vector_case, tmp_path):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         _, episodes = pool.submit(case.module.train, args).result(timeout=60)
     assert episodes
+
+
+class Reused(toys.Identity):
+    """Returns the same array each time, with new numbers in it."""
+
+    def __init__(self, box=False):
+        super().__init__("box", box=box)
+        self.observation_space = spaces.Box(0, 1, (3,), np.float32)
+        self.array = np.zeros(3, np.float32)
+
+    def observe(self):
+        self.array[:] = super().observe()
+        return self.array
+
+
+def test_an_environment_may_reuse_its_observation_array(case, tmp_path, register):
+    """The result is that of an environment that returns a new array each time."""
+    register("Reused-v0", "tests.test_cases:Reused", **toy_kwargs(case))
+    register("Fresh-v0", "tests.toys:Identity", space="box", **toy_kwargs(case))
+    agents = [
+        case.module.train(case.args(tmp_path, env_id=env_id, total_timesteps=300))[0]
+        for env_id in ("Reused-v0", "Fresh-v0")
+    ]
+    assert distance(*agents) == 0.0
