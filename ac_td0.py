@@ -11,7 +11,8 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
---critic v is this algorithm, with the differences below. delta estimates the advantage of A, without bias if V is exact.
+--critic v is this algorithm, with the differences below. delta estimates the advantage of A,
+without bias if V is exact.
 --critic q is the Q actor-critic (QAC; Yoon 2019). The next action A' is sampled before the update:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)

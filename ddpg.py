@@ -12,8 +12,8 @@ transitions.
 Why this improves the policy: the best action is hard to find, so take one gradient step towards it,
 a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and learn it by regression. With a+ held constant,
 (pi(s) - a+)^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor. The step is
-only as good as Q. Q evaluates roughly the current policy, because the target uses pi'(s'), whatever action
-was taken next. Old transitions are therefore usable without importance weights.
+only as good as Q. Q evaluates roughly the current policy, because the target uses pi'(s'), whatever
+action was taken next. Old transitions are therefore usable without importance weights.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
