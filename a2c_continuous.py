@@ -74,9 +74,7 @@ class Args:
     critic_lr: NonNegative = 1e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, critic steps per actor step
-    critic_loss: Literal["mse", "huber"] = (
-        "mse"  # huber limits outliers; e^2 / 2 for errors below 1
-    )
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.0  # beta, entropy bonus; discourages premature convergence
