@@ -83,7 +83,7 @@ class Args:
     # Environment
     env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions, vector observations
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # equal seeds give equal results on one machine
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
@@ -404,15 +404,15 @@ def check_ranges(args: Args) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The named device; "auto" is the accelerator if there is one, and else the CPU."""
+    """The named device; "auto" is the accelerator if there is one, otherwise the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if name not in ("auto", "cpu", found.type):
-        raise InputError(f"--device {name}: not available on this machine, use {found.type}")
+        raise InputError(f"--device {name}: not available on this machine; use {found.type}")
     return found if name == "auto" else torch.device(name)
 
 
 class PlainEnv(gym.Wrapper):
-    """Seed every random generator, return plain numbers, and drop info."""
+    """Seed the global random generators, too, return plain numbers, and drop info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
@@ -453,10 +453,10 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             flat.render().shape  # noqa: B018
     except known as error:
         text = " ".join(str(error).split()) or f"{error!r}: {env and env.observation_space}"
-        if extra := re.search(r"gymnasium\[\w+\]", text):
+        if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; modules are searched beside the script and in PYTHONPATH"
+            hint = "; modules are looked up beside the script and on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
@@ -477,7 +477,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of complete episodes of the greedy policy, with the seeds 0, 1, ..."""
+    """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
@@ -490,7 +490,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             returns[episode] += float(reward)
             done, steps = terminated or truncated, steps + 1
         if not done:
-            print(f"evaluation: episode {episode} was cut after {limit} steps", file=sys.stderr)
+            print(f"evaluation: episode {episode} was cut off after {limit} steps", file=sys.stderr)
     return returns
 
 
@@ -501,11 +501,11 @@ def load(path: str, args: Args | None = None) -> dict:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
         unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
-        found = {"script": state["script"], "unknown flags": unknown, **state["args"]}
+        found = {"script": state["script"], "mismatched flags": unknown, **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "unknown flags": []}
+    wanted = {"script": SCRIPT, "mismatched flags": []}
     if args:
         wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}
     for name, value in wanted.items():
@@ -530,7 +530,9 @@ class Run:
         self.solved, self.due = self.is_solved(), False  # is it time for a report?
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
-        if args.device != "cpu":  # checkpoints hold the state of the CPU's generator only
+        if (
+            next(parts["agent"].parameters()).device.type != "cpu"
+        ):  # checkpoints hold the state of the CPU's generator only
             torch.manual_seed(self.env_seed)
         num_envs = getattr(args, "num_envs", 1)
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
@@ -613,7 +615,7 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Write checkpoint.pt; atomic, so a kill never leaves a partial file."""
+        """Write checkpoint.pt atomically, so that a kill never leaves it partial."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
@@ -683,9 +685,7 @@ def main() -> None:
         resume = parser.parse_known_args()[0].resume
         default = Args(**load(resume)["args"]) if resume else Args()
         args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
-        torch.set_flush_denormal(
-            True
-        )  # Adam's moments of dead units become denormal, which is slow
+        torch.set_flush_denormal(True)  # dead units' Adam moments become denormal, which is slow
         train(args)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -124,7 +124,7 @@ def test_the_evaluation_says_where_it_cuts_an_episode(case, capsys):
     flat = gym.wrappers.FlattenObservation(env)
     assert case.module.evaluate(Constant(case), flat, 2) == [10_000.0] * 2
     lines = capsys.readouterr().err.splitlines()
-    words = [f"evaluation: episode {number} was cut after 10000 steps" for number in range(2)]
+    words = [f"evaluation: episode {number} was cut off after 10000 steps" for number in range(2)]
     assert lines == words
 
 
