@@ -21,7 +21,11 @@ Continuous control is sensitive to scale:
   [-10, 10]. Their mean is not subtracted.
 - These running statistics are updated during training and frozen during evaluation.
 - log sigma is clamped to [-5, 2].
-The default optimizer is RMSprop. The other notes are those listed in a2c_discrete.py.
+
+As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. Each of
+the K critic steps recomputes A and G; the last of them also updates the actor. With K > 1 the
+baseline contains some of the actions' own reward noise. A is normalised over the batch, gradients
+are clipped, and the factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -130,9 +134,8 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
 def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
     """Mean squared or Huber error, with the returns constant; (B,), (B,) -> ()."""
     assert values.shape == returns.shape  # (B,) minus (B, 1) would broadcast to (B, B)
-    if kind == "huber":
-        return F.huber_loss(values, returns.detach())
-    return F.mse_loss(values, returns.detach())
+    loss = F.huber_loss if kind == "huber" else F.mse_loss
+    return loss(values, returns.detach())
 
 
 # --- Networks
@@ -353,7 +356,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             metrics = diagnostics(agent, rollout, args) if run.due else {}
             losses = update(agent, optimizer, rollout, args)
             run.check(**losses)
-            if args.norm_obs:  # after the update, so that log pi is that of the policy that acted
+            if args.norm_obs:  # only now: update must see the observations as the actor saw them
                 agent.obs_statistics.update(rollout.obs[:-1][rollout.live])
             if run.due:
                 run.report(losses | metrics)

@@ -128,9 +128,8 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
 def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
     """Mean squared or Huber error, with the returns constant; (B,), (B,) -> ()."""
     assert values.shape == returns.shape  # (B,) minus (B, 1) would broadcast to (B, B)
-    if kind == "huber":
-        return F.huber_loss(values, returns.detach())
-    return F.mse_loss(values, returns.detach())
+    loss = F.huber_loss if kind == "huber" else F.mse_loss
+    return loss(values, returns.detach())
 
 
 # --- Networks

@@ -97,9 +97,7 @@ class Args:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.learning_starts > self.buffer_size:
-            raise InputError(
-                f"--learning-starts must not exceed --buffer-size ({self.buffer_size})"
-            )
+            raise InputError(f"--learning-starts must not exceed --buffer-size {self.buffer_size}")
 
 
 # --- Equations
@@ -130,9 +128,8 @@ def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Linear layers with an activation between them.
 
-    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3]. The first actions are
-    then close to 0, where the output's tanh is not saturated. The other layers keep PyTorch's
-    initialisation.
+    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3], so that the first
+    actions are close to 0, where the output's tanh is not saturated.
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
@@ -254,15 +251,7 @@ class ReplayBuffer:
 
 
 # --- Learn
-def update(
-    agent: Agent,
-    target: Agent,
-    actor_optimizer,
-    critic_optimizer,
-    batch: Batch,
-    args: Args,
-    step: int,
-) -> dict[str, float]:
+def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args: Args, step: int):
     """Update the critics and, every policy_frequency steps, the actor and the targets."""
     with torch.no_grad():
         next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)  # (C, B) -> (B,)
@@ -275,9 +264,7 @@ def update(
     if step % args.policy_frequency == 0:
         loss = actor_loss(agent.q1(batch.obs, agent.pi(batch.obs)))
         actor_optimizer.zero_grad()
-        loss.backward(
-            inputs=list(agent.actor.parameters())
-        )  # the critic's weights need no gradient here
+        loss.backward(inputs=list(agent.actor.parameters()))  # for the weights of pi only
         actor_optimizer.step()
         losses["policy_loss"] = loss.item()
         polyak_update(agent, target, args.tau)
@@ -301,9 +288,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 
 @torch.no_grad()
-def diagnostics(
-    agent: Agent, target: Agent, batch: Batch, episode: Batch | None, args: Args
-) -> dict[str, float]:
+def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
     """Statistics of the last batch, of the latest gradients, and of the last finished episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
@@ -324,13 +309,12 @@ def diagnostics(
 def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args) -> dict:
     """The agent, its target copy, and the two optimizers: the first arguments of update."""
     agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
+    actor, critics = agent.actor.parameters(), agent.critics.parameters()
     return {
         "agent": agent,
         "target": copy.deepcopy(agent).requires_grad_(False),
-        "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), args.actor_lr, fused=True),
-        "critic_optimizer": torch.optim.Adam(
-            agent.critics.parameters(), args.critic_lr, fused=True
-        ),
+        "actor_optimizer": torch.optim.Adam(actor, args.actor_lr, fused=True),
+        "critic_optimizer": torch.optim.Adam(critics, args.critic_lr, fused=True),
     }
 
 

@@ -194,7 +194,7 @@ def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> S
 
 
 # --- Learn
-class Batch(NamedTuple):
+class SessionBatch(NamedTuple):
     """The B live steps of N sessions."""
 
     obs: Tensor  # (B, obs_size)
@@ -205,7 +205,7 @@ class Batch(NamedTuple):
 
 
 @torch.no_grad()
-def make_batch(agent: Agent, sessions: Sessions, args: Args) -> Batch:
+def make_batch(agent: Agent, sessions: Sessions, args: Args) -> SessionBatch:
     """Compute returns and advantages with the current baseline."""
     device, live = next(agent.parameters()).device, sessions.live
     rewards = sessions.rewards.copy()
@@ -220,7 +220,7 @@ def make_batch(agent: Agent, sessions: Sessions, args: Args) -> Batch:
     advantages = returns - agent.baseline(obs, args.baseline)
     if args.discount_policy_gradient:
         advantages *= torch.from_numpy((args.gamma**t).astype(np.float32)).to(device)
-    return Batch(obs, actions, returns, advantages, session)
+    return SessionBatch(obs, actions, returns, advantages, session)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
@@ -232,7 +232,9 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
     return norm
 
 
-def update(agent: Agent, actor_optimizer, critic_optimizer, batch: Batch, args: Args) -> dict:
+def update(
+    agent: Agent, actor_optimizer, critic_optimizer, batch: SessionBatch, args: Args
+) -> dict:
     """Take one gradient step on the policy, then train the baselines; return the losses."""
     log_probs, entropies = agent.log_prob_and_entropy(batch.obs, batch.actions)
     policy_loss = reinforce_loss(log_probs, batch.advantages, args.num_envs)
@@ -250,7 +252,7 @@ def update(agent: Agent, actor_optimizer, critic_optimizer, batch: Batch, args: 
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def gradient_variance(agent: Agent, batch: Batch, num_sessions: int) -> float:
+def gradient_variance(agent: Agent, batch: SessionBatch, num_sessions: int) -> float:
     """Variance of the policy gradient, summed over all weights: one session's, divided by N."""
     gradients = []
     for n in range(num_sessions):
@@ -262,7 +264,7 @@ def gradient_variance(agent: Agent, batch: Batch, num_sessions: int) -> float:
     return torch.stack(gradients).var(0).sum().item() / num_sessions
 
 
-def diagnostics(agent: Agent, batch: Batch, args: Args) -> dict[str, float]:
+def diagnostics(agent: Agent, batch: SessionBatch, args: Args) -> dict[str, float]:
     """Explained variance of the returns by the baseline, and the policy gradient's variance."""
     errors = batch.returns - agent.baseline(batch.obs, args.baseline).detach()
     ratio = errors.var(correction=0) / batch.returns.var(correction=0)
@@ -273,19 +275,13 @@ def diagnostics(agent: Agent, batch: Batch, args: Args) -> dict[str, float]:
 
 
 # --- Train
-def anneal(optimizer: torch.optim.Optimizer, rate: float, step: int, args: Args) -> None:
-    """Set the learning rate; with anneal_lr it decreases linearly to 0."""
-    remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
-    optimizer.param_groups[0]["lr"] = rate * remaining
-
-
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     """Train and evaluate; return the agent and the episodes as (step, return, length)."""
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
-    obs_size, act_size = eval_env.observation_space.shape[0], int(eval_env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
+    sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
+    agent = Agent(*sizes, args).to(device).float()  # float32, whatever the default
     optimizers = {
         "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), fused=True),
         "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),
@@ -294,8 +290,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     # Report once a second, because the gradient's variance costs half an update.
     with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
         while not run.finished:
-            anneal(actor_optimizer, args.actor_lr, run.step, args)
-            anneal(critic_optimizer, args.critic_lr, run.step, args)
+            remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
+            for optimizer, rate in zip(optimizers.values(), (args.actor_lr, args.critic_lr)):
+                optimizer.param_groups[0]["lr"] = rate * remaining
             sessions = play(agent, envs, seed=run.reset_seed())
             returns, lengths = sessions.rewards.sum(0), sessions.live.sum(0)
             run.add_step(sessions.obs, returns, done=lengths > 0, steps=lengths)

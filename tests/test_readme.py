@@ -191,7 +191,7 @@ def test_td0_table_is_there():
 
 
 def columns(name, column, pattern=""):
-    """Numbers of ours and of the peer's runs after each, where the flags of both match."""
+    """Numbers of ours and of SB3's runs after each, where the flags of both match."""
     with (RESULTS / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
     pairs = zip(rows[::2], rows[1::2], strict=True)
@@ -472,11 +472,11 @@ def test_race():
         ours, peers = np.array(columns("a2c_discrete-race", column)) / unit
         cells = [f"{form} (worst {form})".format(np.median(x), max(x)) for x in (ours, peers)]
         assert f"| {cells[0]} | {cells[1]} | {np.median(peers / ours):.1f} |" in README
-    assert f"ours within {max(ours):.0f}k steps, the peer within {max(peers):.0f}k:" in WORDS
+    assert f"ours within {max(ours):.0f}k steps, SB3 within {max(peers):.0f}k:" in WORDS
     bad = min(
         experiment("peers", "CartPole-v1", "a2c_discrete"), key=lambda r: float(r["eval_mean"])
     )
-    lost = f"the peer's seed {bad['seed']} is at {float(bad['eval_mean']):.0f} after"
+    lost = f"SB3's seed {bad['seed']} is at {float(bad['eval_mean']):.0f} after"
     assert lost in WORDS
 
 
@@ -515,4 +515,4 @@ def test_what_is_said_of_training_returns():
     assert f"its last 100 training episodes average {min(acrobot):.0f}." in WORDS
     peers = experiment("peers", "Pendulum-v1", "a2c_continuous")
     peers = ", ".join(f"{float(row['eval_mean']):.1f}" for row in peers)
-    assert f"of the peer's three runs of A2C fails there ({peers})" in WORDS
+    assert f"of SB3's three runs of A2C fails there ({peers})" in WORDS

@@ -340,7 +340,7 @@ def test_entropy_bonus_makes_the_policy_more_random():
 def test_gradient_variance_by_definition():
     """Variance of a mean over N sessions: the sum of squared distances over N (N - 1)."""
     agent = Agent(2, 2, PLAIN)
-    batch = reinforce.Batch(
+    batch = reinforce.SessionBatch(
         obs=torch.randn(30, 2),
         actions=torch.randint(2, (30,)),
         returns=torch.randn(30),
