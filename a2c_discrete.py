@@ -1,9 +1,9 @@
 """Advantage actor-critic (A2C) for discrete actions.
 
 Each iteration runs N parallel environments for T steps with the policy pi(a|s). The critic V(s),
-with weights w, then takes K gradient steps towards the returns G. In the last of them the actor
-takes one step, which makes an action more likely if its advantage A is positive, and less likely
-if it is negative. The rollout is then discarded.
+with weights w, then takes K gradient steps towards the returns G. On the last one, the actor also
+takes a step, which makes an action more likely if its advantage A is positive, and less likely if
+it is negative. The rollout is then discarded.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
@@ -13,11 +13,14 @@ if it is negative. The rollout is then discarded.
 
 A[t+1] counts as 0 if the episode or the rollout ends with step t. lambda = 0 gives the one-step TD
 error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
-- The K critic steps are those of SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
-  current critic. The actor uses the A of the last step, computed before that step is taken.
-- w_old is the vector w before the first step, so kappa has no effect on that step.
+- The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
+  current critic. The actor uses the A computed just before the last critic step.
+- w_old is w before the K steps, so kappa has no effect on the first of them.
 - With K > 1 the critic is fitted to a rollout before it judges the actions of that rollout. The
-  baseline then contains some of the actions' own reward noise, which biases the gradient.
+  baseline then depends on the sampled actions, which biases the gradient.
+- With --actor-updates E > 1, the actor takes part in the last E steps and descends PPO's loss
+  -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), in place of
+  -mean[A log pi(a|s)]. pi_old is the policy that collected (Schulman et al. 2017, eq. 7).
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - A is normalised over the batch, gradients are clipped, and the default optimizer is Adam.
@@ -35,6 +38,7 @@ error, lambda = 1 the n-step advantage of A3C. Notes and differences from the so
 # ///
 import argparse
 import importlib
+import json
 import pickle
 import random
 import re
@@ -65,7 +69,7 @@ NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, 
 class Args:
     # Algorithm
     total_timesteps: Count = 150_000  # environment steps, summed over all environments
-    num_envs: Count = 32  # N, parallel environments; more of them give a more diverse batch
+    num_envs: Count = 32  # N, parallel environments; larger N gives more diverse batches
     num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
@@ -73,7 +77,9 @@ class Args:
     actor_lr: NonNegative = 2e-3  # learning rate of the actor, or of both with --shared-body
     critic_lr: NonNegative = 5e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
-    critic_updates: Count = 3  # K, critic steps per actor step
+    critic_updates: Count = 3  # K, critic steps per rollout
+    actor_updates: Count = 1  # E, how many of them also update the actor; 1: A2C, more: PPO's loss
+    clip_coef: NonNegative = 0.2  # c, PPO's clipping range for the ratio of probabilities
     critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
@@ -85,6 +91,7 @@ class Args:
     shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
+    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
     vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     randomize_domain: bool = False  # LunarLander: sample gravity and wind at every reset
     # Run
@@ -92,8 +99,9 @@ class Args:
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy evaluation episodes after training
-    capture_video: bool = False  # record the evaluation episodes
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
+    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -101,15 +109,19 @@ class Args:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.shared_body and self.critic_updates > 1:
-            raise InputError("--shared-body uses one joint loss; set --critic-updates 1")
+            raise InputError("--shared-body requires --critic-updates 1")
+        if self.actor_updates > self.critic_updates:
+            raise InputError(
+                f"--actor-updates must not exceed --critic-updates {self.critic_updates}"
+            )
 
 
 # --- Equations
 def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: float):
     """Generalised advantage estimation: A[t] = sum over l of (gamma lambda)^l delta[t+l].
 
-    `terminated` removes the bootstrap. `done` (terminated or truncated) ends the lambda-trace: at a
-    time limit the episode ends, but the value of its last state is not 0.
+    `terminated` removes the bootstrap. `done` (terminated or truncated) ends the sum. A truncated
+    episode still bootstraps from its last state.
     Arrays or tensors; rewards, terminated, done (T, N) and values (T+1, N) -> (T, N).
     """
     advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta[t]
@@ -123,6 +135,26 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     """-mean[A log pi(a|s)], with A constant; (B,), (B,) -> ()."""
     assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
     return -(advantages.detach() * log_probs).mean()
+
+
+def clipped_surrogate_loss(log_ratios: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
+    """-mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], with A constant; (B,), (B,) -> ()."""
+    assert log_ratios.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
+    ratios, advantages = log_ratios.exp(), advantages.detach()
+    clipped = ratios.clamp(1 - clip_coef, 1 + clip_coef)
+    return -torch.min(ratios * advantages, clipped * advantages).mean()
+
+
+def policy_change(log_ratios: Tensor, clip_coef: float) -> dict[str, Tensor]:
+    """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and how many ratios are clipped."""
+    ratios = log_ratios.exp()
+    clipped = ((ratios - 1).abs() > clip_coef).float()
+    return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": clipped.mean()}
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and standard deviation 1; (B,) -> (B,)."""
+    return (x - x.mean()) / (x.std(correction=0) + 1e-8)  # a batch of one gives 0, not NaN
 
 
 def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
@@ -150,7 +182,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         sizes = (obs_size, *args.hidden_sizes)
-        # A small gain in the last layer makes the initial policy almost the same in all states.
+        # A small gain in the last layer makes the initial policy nearly uniform.
         self.actor = mlp((*sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
@@ -164,7 +196,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # Gumbel-max trick; torch.multinomial would cost 5 % of the run time
+        if not greedy:  # Gumbel-max trick; torch.multinomial would add 5 % to the run time
             logits = logits - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
 
@@ -179,13 +211,13 @@ class Agent(nn.Module):
 class Rollout:
     """T steps of N environments; row t holds the transition from s[t] to s[t+1].
 
-    When an episode ends, an environment returns its true last observation. It resets on the next
-    step and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). One column of a rollout:
+    When an episode ends, the environment returns the final observation. It resets on the next step
+    and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). One environment's column:
 
         t    obs[t]   actions[t]   rewards[t]   done[t]   live[t]
         0    s0       a0           r1           False     True
         1    s1       a1           r2           True      True      obs[2] = s2, the true successor
-        2    s2       ignored      0            False     False     reset row: not learned from
+        2    s2       ignored      0            False     False     reset row: not used
         3    s0'      a0'          r1'          False     True      next episode
     """
 
@@ -217,6 +249,11 @@ class Rollout:
             self.rewards[t] *= self.live[t]  # ignore any reward from a reset
             run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """obs, live, and the actions of the B live rows, on the device."""
+        obs, live, actions = self.obs, self.live, self.actions[self.live]
+        return tuple(torch.from_numpy(array).to(self.device) for array in (obs, live, actions))
+
 
 # --- Learn
 def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
@@ -236,7 +273,7 @@ def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
 
 
 def estimate_advantages(rollout: Rollout, values: Tensor, args: Args) -> Tensor:
-    """A[t] of the B live rows of a rollout: values (T+1, N) -> (B,)."""
+    """A[t] of the B live transitions: values (T+1, N) -> (B,)."""
     v = values.detach().cpu().numpy()  # short loops are faster in NumPy
     ends = rollout.terminated, rollout.done
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
@@ -244,12 +281,11 @@ def estimate_advantages(rollout: Rollout, values: Tensor, args: Args) -> Tensor:
 
 
 def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, float]:
-    """Take K critic steps and, in the last of them, one actor step; return the losses."""
-    obs = torch.from_numpy(rollout.obs).to(rollout.device)
-    live = torch.from_numpy(rollout.live).to(rollout.device)
-    actions = torch.from_numpy(rollout.actions).to(rollout.device)[live]
+    """Take K critic steps, the last E of which also update the actor; return the losses."""
+    obs, live, actions = rollout.tensors()
     w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
     groups = [group["params"] for group in optimizer.param_groups]  # the networks' weights
+    actor_start = args.critic_updates - args.actor_updates
     for k in range(args.critic_updates):
         all_values = agent.value(obs)  # (T+1, N)
         values = all_values[:-1][live]  # (B,)
@@ -259,19 +295,24 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         if args.proximal_coef:
             w = nn.utils.parameters_to_vector(agent.critic.parameters())
             loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
-        if k == args.critic_updates - 1:  # the last step also updates the actor
-            if args.norm_adv:  # population std, so a batch of one gives 0, not NaN
-                std = advantages.std(correction=0) + 1e-8
-                advantages = (advantages - advantages.mean()) / std
+        if k >= actor_start:
+            advantages = normalise(advantages) if args.norm_adv else advantages
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
-            actor_loss = policy_gradient_loss(log_probs, advantages)
-            entropy = entropies.mean()
-            loss = loss + actor_loss - args.ent_coef * entropy
-        optimizer.zero_grad()  # to None, so the optimizer skips the actor until the last step
+            if k == actor_start:  # the actor is still the policy that collected the rollout
+                old_log_probs = log_probs.detach()
+            if args.actor_updates == 1:
+                actor_loss = policy_gradient_loss(log_probs, advantages)
+            else:
+                log_ratios = log_probs - old_log_probs
+                actor_loss = clipped_surrogate_loss(log_ratios, advantages, args.clip_coef)
+            loss = loss + actor_loss - args.ent_coef * entropies.mean()
+        optimizer.zero_grad()  # sets gradients to None: an actor without a loss is not changed
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()
-    losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropy}
+    losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
+    if args.actor_updates > 1:
+        losses |= policy_change(log_ratios.detach(), args.clip_coef)
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 
@@ -279,9 +320,10 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
 @torch.no_grad()
 def diagnostics(agent: Agent, rollout: Rollout, args: Args) -> dict[str, float]:
     """Explained variance of the critic before the update: 1 - Var[G - V] / Var[G]; G - V = A."""
-    values = agent.value(torch.from_numpy(rollout.obs).to(rollout.device))
+    obs, live, _ = rollout.tensors()
+    values = agent.value(obs)
     advantages = estimate_advantages(rollout, values, args)
-    returns = advantages + values[:-1][torch.from_numpy(rollout.live).to(rollout.device)]
+    returns = advantages + values[:-1][live]
     ratio = advantages.var(correction=0) / returns.var(correction=0)
     return {"explained_variance": 1 - ratio.item()}
 
@@ -295,7 +337,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
     agent = Agent(*sizes, args).to(device).float()  # float32, whatever the default
     optimizer = make_optimizer(agent, args)
-    with Run(args, envs, agent=agent, optimizer=optimizer) as run:
+    with Run(args, envs, eval_env, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
         rollout.reset(run)
         while not run.finished:
@@ -306,7 +348,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             run.check(**losses)
             if run.due:
                 run.report(losses | metrics)
-    run.evaluate(agent, eval_env)
+    run.evaluate()
     return agent, run.episodes
 
 
@@ -345,7 +387,7 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Seed the global random generators, too, return plain numbers, and drop info."""
+    """Also seed the global random generators, return plain numbers, and drop info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
@@ -384,16 +426,26 @@ class DomainRandomization(gym.Wrapper):
         return self.env.reset(options=options)
 
 
+def env_kwargs(args: Args) -> dict:
+    """The keyword arguments of the environment."""
+    try:
+        return dict(json.loads(args.env_kwargs).items())
+    except (AttributeError, ValueError) as error:
+        reason = """must be a JSON object such as '{"is_slippery": false}'"""
+        raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
+
+
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options, env = f"--env-id {args.env_id}", "", {}, None
+    task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
+    task += f" --env-kwargs {args.env_kwargs}" if options else ""
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
     if film:
-        task, known, options = f"{task} --capture-video", Exception, {"render_mode": "rgb_array"}
+        task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -403,7 +455,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; modules are looked up beside the script and on PYTHONPATH"
+            hint = "; install it, or put its module beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
@@ -432,7 +484,8 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
-        envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
+        options = {"vectorization_mode": mode, "wrappers": wrappers, **env_kwargs(args)}
+        envs = gym.make_vec(args.env_id, args.num_envs, **options)
     except Exception as error:
         hint = "" if mode == "sync" else "; use --vectorization sync"
         reason = f"cannot be vectorized ({type(error).__name__}: {error}){hint}"
@@ -458,6 +511,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
     for episode in range(num_episodes):
@@ -470,26 +524,30 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {episode} was cut off after {limit} steps", file=sys.stderr)
+    random.setstate(states[0])  # --eval-interval does not change the course of training
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
     return returns
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; args must agree with it."""
+    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
     file = Path(path).expanduser()
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
-        found = {"script": state["script"], "mismatched flags": unknown, **state["args"]}
+        found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "mismatched flags": []}
+    wanted = {"script": SCRIPT}
     if args:
         wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}
     for name, value in wanted.items():
-        if found[name] != value:
+        if found.get(name, value) != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
+        raise InputError(f"--resume {path}: made by a version with other flags: {changed}")
     return state
 
 
@@ -500,19 +558,17 @@ class Run:
     anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
-    def __init__(self, args: Args, env, report_interval: float = 0.25, **parts) -> None:
-        self.args, self.env, self.parts, self.report_interval = args, env, parts, report_interval
+    def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
+        self.args, self.env, self.eval_env, self.parts = args, env, eval_env, parts
+        self.report_interval, self.best_return = report_interval, -np.inf
         self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
         if args.resume:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
         self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
-        if (
-            next(parts["agent"].parameters()).device.type != "cpu"
-        ):  # checkpoints hold the state of the CPU's generator only
-            torch.manual_seed(self.env_seed)
         num_envs = getattr(args, "num_envs", 1)
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
@@ -526,9 +582,9 @@ class Run:
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
-        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
+        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-        total = self.args.total_timesteps
+        total = args.total_timesteps
         self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
         self.start_time = self.save_time = self.report_time = time.perf_counter()
 
@@ -549,12 +605,12 @@ class Run:
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            in_range = abs(value) < 3.4e38  # the largest float32; False for NaN
+            in_range = abs(value) < 3.4e38  # the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; from N environments, reward, done and steps (how many of each) are (N,)."""
+        """Count a step; with N environments, reward, done and the steps of each are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -564,7 +620,8 @@ class Run:
             self.episodes.append((self.step, total, length))
             self.episode_return[i] = self.episode_length[i] = 0
             self.solved = self.is_solved()
-        self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+        is_late = time.perf_counter() >= self.report_time + self.report_interval
+        self.due = is_late or self.step >= self.eval_step or self.finished
 
     def is_solved(self) -> bool:
         """Whether the last 100 episodes reach --target-return on average."""
@@ -579,13 +636,17 @@ class Run:
         scalars["charts/SPS"] = (self.step - self.start_step) / seconds
         if new := self.episodes[self.num_logged :]:
             self.num_logged = len(self.episodes)
-            _, mean_return, mean_length = np.mean(new, 0)
-            scalars |= {
-                "charts/episodic_return": mean_return,
-                "charts/episodic_length": mean_length,
-            }
-            _, recent, _ = np.mean(self.episodes[-100:], 0)
+            for name, mean in zip(("return", "length"), np.mean(new, 0)[1:]):
+                scalars[f"charts/episodic_{name}"] = mean
+            recent = np.mean(self.episodes[-100:], 0)[1]
             self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+        if self.args.eval_interval and (self.step >= self.eval_step or self.finished):
+            self.schedule_evaluation()
+            returns = evaluate(self.parts["agent"], self.eval_env, self.args.eval_episodes)
+            scalars["charts/eval_return"] = mean = np.mean(returns)
+            if mean > self.best_return:
+                self.best_return = mean
+                self.save("best.pt")
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, self.step)
         self.bar.update(self.step - self.bar.n)
@@ -593,15 +654,20 @@ class Run:
             self.save_time = self.report_time
             self.save()
 
-    def save(self) -> None:
-        """Write checkpoint.pt atomically, so that a kill never leaves it partial."""
+    def schedule_evaluation(self) -> None:
+        """Set the step of the next evaluation to the next multiple of --eval-interval."""
+        interval = self.args.eval_interval or np.inf
+        self.eval_step = (self.step // interval + 1) * interval
+
+    def save(self, name: str = "checkpoint.pt") -> None:
+        """Write a checkpoint atomically, so that a kill never leaves it partial."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
         state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
         state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
-        torch.save(state, self.checkpoint.with_suffix(".tmp"))
-        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+        torch.save(state, self.folder / "tmp")
+        (self.folder / "tmp").replace(self.folder / name)
 
     def restore(self, path: str) -> None:
         """Continue from a checkpoint."""
@@ -612,8 +678,9 @@ class Run:
                 if isinstance(part, torch.optim.Optimizer):  # learning rates come from the flags
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
-            torch.set_rng_state(state["rng"])
             self.step, self.episodes = state["global_step"], state["episodes"]
+            torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
+            torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = f"does not match the current spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
@@ -622,7 +689,7 @@ class Run:
         seconds = f"{time.perf_counter() - self.start_time:.2f} s"
         torch.set_num_threads(self.caller_threads)
         try:
-            if kind is not FloatingPointError:  # the last good checkpoint stays
+            if kind is not FloatingPointError:  # otherwise keep the last good checkpoint
                 self.save()
         finally:
             self.bar.update(self.step - self.bar.n)
@@ -644,12 +711,13 @@ class Run:
             target = self.args.target_return
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
-    def evaluate(self, agent: Agent, env: gym.Env) -> None:
+    def evaluate(self) -> None:
         """Play the greedy policy and print the evaluation line."""
-        if self.args.capture_video:
-            folder = str(self.folder / "videos")
-            env = gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: True)
-        returns = evaluate(agent, env, self.args.eval_episodes)
+        env = self.eval_env
+        if self.args.capture_video:  # RecordVideo keeps a film in memory, so limit its length
+            folder, every = str(self.folder / "videos"), lambda episode: True
+            env = gym.wrappers.RecordVideo(env, folder, every, video_length=2_000)
+        returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)
         env.close()
         score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
         print(f"evaluation: return {score} over {len(returns)} episodes")

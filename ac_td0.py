@@ -37,6 +37,7 @@ gradient flows through the target. Differences from the book:
 # ///
 import argparse
 import importlib
+import json
 import pickle
 import random
 import re
@@ -76,13 +77,15 @@ class Args:
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
+    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy evaluation episodes after training
-    capture_video: bool = False  # record the evaluation episodes
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
+    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -93,13 +96,13 @@ class Args:
 
 # --- Equations
 def td_error(reward: float, value: float, next_value: float, terminated, gamma: float) -> float:
-    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; floats: no gradient."""
+    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; no gradients."""
     return reward + gamma * (1 - terminated) * next_value - value
 
 
 def sample(logits: Tensor) -> Tensor:
     """Sample from softmax(logits): (..., act_size) -> (...)."""
-    # Gumbel-max trick; torch.multinomial would cost 5 % of the run time.
+    # Gumbel-max trick; torch.multinomial would add 5 % to the run time.
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
@@ -121,7 +124,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         outputs = act_size if args.critic == "q" else 1
-        # A small gain in the last layer makes the initial policy almost the same in all states.
+        # A small gain in the last layer makes the initial policy nearly uniform.
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation, gain=1.0)
 
@@ -134,14 +137,14 @@ class Agent(nn.Module):
 
 # --- Learn
 class Transition(NamedTuple):
-    """One step; log_pi and values, computed before it, are still attached to their graphs."""
+    """One step; log_pi and values were computed before it and keep their graphs."""
 
     log_pi: Tensor  # log pi(.|S), (1, act_size)
     values: Tensor  # V(S), (1, 1), or Q(S, .), (1, act_size)
     action: int  # A
     reward: float  # R
     next_obs: Tensor  # S', (1, obs_size)
-    next_action: int | None  # A', with --critic q only
+    next_action: int | None  # A', only for --critic q
     terminated: bool  # S' is terminal
 
 
@@ -155,18 +158,18 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S) before the update."""
+    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S) from before it."""
     is_q = args.critic == "q"
     value, log_prob = step.values[0, step.action if is_q else 0], step.log_pi[0, step.action]
     with torch.no_grad():
         next_value = agent.critic(step.next_obs)[0, step.next_action if is_q else 0].item()
     delta = td_error(step.reward, value.item(), next_value, step.terminated, args.gamma)
     weight = value.item() if is_q else delta
-    # Its gradient is -delta grad V - I weight grad log pi; minus, because optimizers descend.
+    # Optimizers descend, so negate: the gradient is -delta grad V - I weight grad log pi.
     loss = -delta * value - gamma_t * weight * log_prob
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            parameter.grad = None  # like zero_grad(), which would take 5 % of a step
+            parameter.grad = None  # like zero_grad(), which would add 5 % to a step
     loss.backward()
     optimizer.step()
     return {"delta": delta, "value": value.item(), "log_prob": log_prob.item()}
@@ -200,7 +203,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
     optimizer = make_optimizer(agent, args)
     tensor = partial(torch.as_tensor, dtype=torch.float32, device=device)
-    with Run(args, env, agent=agent, optimizer=optimizer) as run:
+    with Run(args, env, eval_env, agent=agent, optimizer=optimizer) as run:
         window, done = [], True
         while not run.finished:
             if done:
@@ -227,7 +230,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if args.discount_policy_gradient:
                 gamma_t *= args.gamma
             obs = next_obs
-    run.evaluate(agent, eval_env)
+    run.evaluate()
     return agent, run.episodes
 
 
@@ -266,7 +269,7 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Seed the global random generators, too, return plain numbers, and drop info."""
+    """Also seed the global random generators, return plain numbers, and drop info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
@@ -291,16 +294,26 @@ class PlainEnv(gym.Wrapper):
             raise
 
 
+def env_kwargs(args: Args) -> dict:
+    """The keyword arguments of the environment."""
+    try:
+        return dict(json.loads(args.env_kwargs).items())
+    except (AttributeError, ValueError) as error:
+        reason = """must be a JSON object such as '{"is_slippery": false}'"""
+        raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
+
+
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options, env = f"--env-id {args.env_id}", "", {}, None
+    task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
+    task += f" --env-kwargs {args.env_kwargs}" if options else ""
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
     if film:
-        task, known, options = f"{task} --capture-video", Exception, {"render_mode": "rgb_array"}
+        task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -310,7 +323,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; modules are looked up beside the script and on PYTHONPATH"
+            hint = "; install it, or put its module beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
@@ -332,6 +345,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
     for episode in range(num_episodes):
@@ -344,26 +358,30 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {episode} was cut off after {limit} steps", file=sys.stderr)
+    random.setstate(states[0])  # --eval-interval does not change the course of training
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
     return returns
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; args must agree with it."""
+    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
     file = Path(path).expanduser()
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
-        found = {"script": state["script"], "mismatched flags": unknown, **state["args"]}
+        found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "mismatched flags": []}
+    wanted = {"script": SCRIPT}
     if args:
         wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}
     for name, value in wanted.items():
-        if found[name] != value:
+        if found.get(name, value) != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
+        raise InputError(f"--resume {path}: made by a version with other flags: {changed}")
     return state
 
 
@@ -374,19 +392,17 @@ class Run:
     anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
-    def __init__(self, args: Args, env, report_interval: float = 0.25, **parts) -> None:
-        self.args, self.env, self.parts, self.report_interval = args, env, parts, report_interval
+    def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
+        self.args, self.env, self.eval_env, self.parts = args, env, eval_env, parts
+        self.report_interval, self.best_return = report_interval, -np.inf
         self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
         if args.resume:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
         self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
-        if (
-            next(parts["agent"].parameters()).device.type != "cpu"
-        ):  # checkpoints hold the state of the CPU's generator only
-            torch.manual_seed(self.env_seed)
         num_envs = getattr(args, "num_envs", 1)
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
@@ -400,9 +416,9 @@ class Run:
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
-        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
+        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-        total = self.args.total_timesteps
+        total = args.total_timesteps
         self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
         self.start_time = self.save_time = self.report_time = time.perf_counter()
 
@@ -423,12 +439,12 @@ class Run:
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            in_range = abs(value) < 3.4e38  # the largest float32; False for NaN
+            in_range = abs(value) < 3.4e38  # the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; from N environments, reward, done and steps (how many of each) are (N,)."""
+        """Count a step; with N environments, reward, done and the steps of each are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -438,7 +454,8 @@ class Run:
             self.episodes.append((self.step, total, length))
             self.episode_return[i] = self.episode_length[i] = 0
             self.solved = self.is_solved()
-        self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+        is_late = time.perf_counter() >= self.report_time + self.report_interval
+        self.due = is_late or self.step >= self.eval_step or self.finished
 
     def is_solved(self) -> bool:
         """Whether the last 100 episodes reach --target-return on average."""
@@ -453,13 +470,17 @@ class Run:
         scalars["charts/SPS"] = (self.step - self.start_step) / seconds
         if new := self.episodes[self.num_logged :]:
             self.num_logged = len(self.episodes)
-            _, mean_return, mean_length = np.mean(new, 0)
-            scalars |= {
-                "charts/episodic_return": mean_return,
-                "charts/episodic_length": mean_length,
-            }
-            _, recent, _ = np.mean(self.episodes[-100:], 0)
+            for name, mean in zip(("return", "length"), np.mean(new, 0)[1:]):
+                scalars[f"charts/episodic_{name}"] = mean
+            recent = np.mean(self.episodes[-100:], 0)[1]
             self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+        if self.args.eval_interval and (self.step >= self.eval_step or self.finished):
+            self.schedule_evaluation()
+            returns = evaluate(self.parts["agent"], self.eval_env, self.args.eval_episodes)
+            scalars["charts/eval_return"] = mean = np.mean(returns)
+            if mean > self.best_return:
+                self.best_return = mean
+                self.save("best.pt")
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, self.step)
         self.bar.update(self.step - self.bar.n)
@@ -467,15 +488,20 @@ class Run:
             self.save_time = self.report_time
             self.save()
 
-    def save(self) -> None:
-        """Write checkpoint.pt atomically, so that a kill never leaves it partial."""
+    def schedule_evaluation(self) -> None:
+        """Set the step of the next evaluation to the next multiple of --eval-interval."""
+        interval = self.args.eval_interval or np.inf
+        self.eval_step = (self.step // interval + 1) * interval
+
+    def save(self, name: str = "checkpoint.pt") -> None:
+        """Write a checkpoint atomically, so that a kill never leaves it partial."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
         state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
         state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
-        torch.save(state, self.checkpoint.with_suffix(".tmp"))
-        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+        torch.save(state, self.folder / "tmp")
+        (self.folder / "tmp").replace(self.folder / name)
 
     def restore(self, path: str) -> None:
         """Continue from a checkpoint."""
@@ -486,8 +512,9 @@ class Run:
                 if isinstance(part, torch.optim.Optimizer):  # learning rates come from the flags
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
-            torch.set_rng_state(state["rng"])
             self.step, self.episodes = state["global_step"], state["episodes"]
+            torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
+            torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = f"does not match the current spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
@@ -496,7 +523,7 @@ class Run:
         seconds = f"{time.perf_counter() - self.start_time:.2f} s"
         torch.set_num_threads(self.caller_threads)
         try:
-            if kind is not FloatingPointError:  # the last good checkpoint stays
+            if kind is not FloatingPointError:  # otherwise keep the last good checkpoint
                 self.save()
         finally:
             self.bar.update(self.step - self.bar.n)
@@ -518,12 +545,13 @@ class Run:
             target = self.args.target_return
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
-    def evaluate(self, agent: Agent, env: gym.Env) -> None:
+    def evaluate(self) -> None:
         """Play the greedy policy and print the evaluation line."""
-        if self.args.capture_video:
-            folder = str(self.folder / "videos")
-            env = gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: True)
-        returns = evaluate(agent, env, self.args.eval_episodes)
+        env = self.eval_env
+        if self.args.capture_video:  # RecordVideo keeps a film in memory, so limit its length
+            folder, every = str(self.folder / "videos"), lambda episode: True
+            env = gym.wrappers.RecordVideo(env, folder, every, video_length=2_000)
+        returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)
         env.close()
         score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
         print(f"evaluation: return {score} over {len(returns)} episodes")

@@ -1,16 +1,16 @@
 """Deep deterministic policy gradient (DDPG): off-policy actor-critic for continuous actions.
 
 After Lillicrap et al. (2015), algorithm 1. The policy is deterministic: it gives an action pi(s),
-not a distribution. Each step of the environment is stored, and followed by an update from B stored
-transitions.
+not a distribution. Each environment step is stored and followed by an update on B transitions
+sampled from the store.
 
     y        = r + gamma Q'(s', pi'(s'))                      Q' = 0 in a terminal state
     L_critic = mean[(y - Q(s, a))^2]
-    L_actor  = -mean[Q(s, pi(s))]                             for the weights of pi only
+    L_actor  = -mean[Q(s, pi(s))]                             minimised over the weights of pi
     w'       = tau w + (1 - tau) w'                           the targets Q', pi' are slow copies
 
-Why this improves the policy: the best action is hard to find, so take one gradient step towards it,
-a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and learn it by regression. With a+ held constant,
+Why this improves the policy: the best action is hard to find, so take one step uphill from pi(s),
+a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress pi(s) onto it. With a+ held constant,
 (pi(s) - a+)^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor. The step is
 only as good as Q. Q evaluates roughly the current policy, because the target uses pi'(s'), whatever
 action was taken next. Old transitions are therefore usable without importance weights.
@@ -19,12 +19,16 @@ At a time limit the episode ends, but s' is not terminal, so the target still bo
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
 
 Differences from the paper:
-- Gaussian noise instead of Ornstein-Uhlenbeck (--noise ou --exploration-noise 0.2).
+- Gaussian noise. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
 - Uniformly random actions before the first update.
 - Actions enter the critic in its first layer; no batch normalisation; no weight decay.
-- Other layer sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
-Two ideas from TD3 (Fujimoto et al. 2018) are available: --policy-frequency 2 updates the actor and
-the targets only every second step; --twin-critics learns from the smaller of two target values.
+- Layer sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
+Two relatives are available by flags:
+- TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
+  the smaller of two target values, updates the actor and the targets every second step, and
+  smooths Q' by noise on pi'(s').
+- SVG(0) (Heess et al. 2015): --noise learned. The policy is a = pi(s) + sigma epsilon, with epsilon
+  from N(0, I). L_actor = -mean[Q(s, a)] is differentiated with respect to pi and sigma.
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -39,6 +43,7 @@ the targets only every second step; --twin-critics learns from the smaller of tw
 import argparse
 import copy
 import importlib
+import json
 import pickle
 import random
 import re
@@ -73,31 +78,39 @@ class Args:
     learning_starts: Count = 1_000  # transitions collected before the first update
     actor_lr: NonNegative = 1e-3  # learning rate of the actor
     critic_lr: NonNegative = 1e-3  # learning rate of the critic
-    tau: Fraction = 0.005  # fraction of the new weights mixed into the targets per update
-    noise: Literal["gaussian", "ou"] = "gaussian"  # ou: Ornstein-Uhlenbeck, correlated in time
-    exploration_noise: NonNegative = 0.1  # standard deviation of the noise, or of each ou increment
+    tau: Fraction = 0.005  # weight of the learned networks in each update of the targets
+    noise: Literal["gaussian", "ou", "learned"] = "gaussian"  # ou: correlated in time
+    exploration_noise: NonNegative = 0.1  # std of the noise, of each ou increment, or initial sigma
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
     twin_critics: bool = False  # learn from the smaller of two target values; less overestimation
+    policy_noise: NonNegative = 0.0  # std of the noise on target actions; TD3: 0.2
+    noise_clip: NonNegative = 0.5  # largest absolute value of that noise
     hidden_sizes: tuple[Count, ...] = (256, 256)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     # Environment
     env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions, vector observations
+    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy evaluation episodes after training
-    capture_video: bool = False  # record the evaluation episodes
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
+    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
-    save_buffer: bool = False  # also save the replay buffer; without it, a resumed run refills it
+    save_buffer: bool = False  # also save the replay buffer; otherwise a resumed run refills it
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.learning_starts > self.buffer_size:
             raise InputError(f"--learning-starts must not exceed --buffer-size {self.buffer_size}")
+        if self.noise == "learned" and not self.exploration_noise:
+            raise InputError(
+                "--noise learned requires --exploration-noise above 0, the first sigma"
+            )
 
 
 # --- Equations
@@ -113,7 +126,7 @@ def critic_loss(q: Tensor, y: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor) -> Tensor:
-    """-mean Q(s, pi(s)); its gradient in theta, pi's weights, is -mean[grad_a Q grad_theta pi]."""
+    """-mean Q(s, pi(s)); its gradient in pi's weights theta is -mean[grad_a Q grad_theta pi]."""
     return -q.mean()
 
 
@@ -128,8 +141,8 @@ def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Linear layers with an activation between them.
 
-    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3], so that the first
-    actions are close to 0, where the output's tanh is not saturated.
+    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3], so that pi(s) starts
+    close to 0, where the output's tanh is not saturated.
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
@@ -149,6 +162,9 @@ class Agent(nn.Module):
         sizes = (obs_size + act_size, *args.hidden_sizes, 1)
         critics = [mlp(sizes, args.activation) for _ in range(1 + args.twin_critics)]
         self.critics = nn.ModuleList(critics)
+        self.has_sigma = args.noise == "learned"
+        if self.has_sigma:
+            self.actor.log_std = nn.Parameter(torch.full((act_size,), args.exploration_noise).log())
 
     def pi(self, obs: Tensor) -> Tensor:
         """pi(s) in [-1, 1]: (..., obs_size) -> (..., act_size)."""
@@ -163,35 +179,33 @@ class Agent(nn.Module):
         """Q(s, a) of the first critic, which the actor ascends: -> (B,)."""
         return self.critics[0](torch.cat((obs, actions), -1)).squeeze(-1)
 
+    def sample(self, obs: Tensor) -> Tensor:
+        """pi(s), plus sigma epsilon with --noise learned: (..., obs_size) -> (..., act_size)."""
+        actions = self.pi(obs)
+        if not self.has_sigma:
+            return actions
+        return (actions + self.actor.log_std.exp() * torch.randn_like(actions)).clamp(-1, 1)
+
     @torch.no_grad()
-    def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
-        """pi(s): deterministic, so `greedy`, which evaluate() passes, changes nothing."""
-        return self.pi(obs)
+    def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
+        """pi(s) if greedy, otherwise a sample, which differs only with --noise learned."""
+        return self.pi(obs) if greedy else self.sample(obs)
 
 
 # --- Collect
-class Noise:
-    """Gaussian noise, or Ornstein-Uhlenbeck noise with the paper's rate of 0.15 per step."""
-
-    def __init__(self, act_size: int, args: Args) -> None:
-        self.std = args.exploration_noise
-        self.kept = 0.85 if args.noise == "ou" else 0.0  # fraction of the previous noise
-        self.state = torch.zeros(act_size, dtype=torch.float32)
-
-    def reset(self) -> None:
-        """Reset to 0 for a new episode."""
-        self.state = torch.zeros_like(self.state)
-
-    def sample(self) -> Tensor:
-        """The noise of the next step, (act_size,)."""
-        self.state = self.kept * self.state + self.std * torch.randn_like(self.state)
-        return self.state
+def next_noise(noise: Tensor, args: Args) -> Tensor:
+    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15 % towards 0 in each step."""
+    kept, std = 0.85 if args.noise == "ou" else 0.0, args.exploration_noise
+    if args.noise == "learned":  # part of the policy's samples
+        return noise
+    return kept * noise + std * torch.randn_like(noise)
 
 
-def explore(agent: Agent, noise: Noise, obs: np.ndarray, device: torch.device) -> np.ndarray:
-    """pi(s) with noise, clipped to [-1, 1]: (obs_size,) -> (act_size,)."""
+def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
+    """The policy's action plus the next noise, clipped to [-1, 1], and that noise; (act_size,)."""
+    device, noise = next(agent.parameters()).device, next_noise(noise, args)
     action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
-    return (action + noise.sample()).clamp(-1, 1).numpy()
+    return (action + noise).clamp(-1, 1).numpy(), noise
 
 
 class Batch(NamedTuple):
@@ -238,7 +252,7 @@ class ReplayBuffer:
         return Batch(*(field[index] for field in self.data))
 
     def state_dict(self) -> dict:
-        """The stored transitions, or none without --save-buffer."""
+        """The stored transitions; empty without --save-buffer."""
         latest = self.latest(len(self) if self.is_saved else 0)
         return {name: field.cpu() for name, field in latest._asdict().items()}
 
@@ -254,7 +268,12 @@ class ReplayBuffer:
 def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args: Args, step: int):
     """Update the critics and, every policy_frequency steps, the actor and the targets."""
     with torch.no_grad():
-        next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)  # (C, B) -> (B,)
+        next_actions = target.sample(batch.next_obs)
+        if args.policy_noise:
+            noise = args.policy_noise * torch.randn_like(next_actions)
+            noise = noise.clamp(-args.noise_clip, args.noise_clip)
+            next_actions = (next_actions + noise).clamp(-1, 1)
+        next_q = target.q(batch.next_obs, next_actions).amin(0)  # (C, B) -> (B,)
         y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     loss = critic_loss(agent.q(batch.obs, batch.actions), y)
     critic_optimizer.zero_grad()
@@ -262,7 +281,7 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
     critic_optimizer.step()
     losses = {"value_loss": loss.item()}
     if step % args.policy_frequency == 0:
-        loss = actor_loss(agent.q1(batch.obs, agent.pi(batch.obs)))
+        loss = actor_loss(agent.q1(batch.obs, agent.sample(batch.obs)))
         actor_optimizer.zero_grad()
         loss.backward(inputs=list(agent.actor.parameters()))  # for the weights of pi only
         actor_optimizer.step()
@@ -276,7 +295,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
     After a time limit Q(s', pi(s')) estimates the missing tail of G. Q predicts the return without
-    noise, which is usually higher than G, whose actions had noise.
+    noise, and exploration noise usually lowers G.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
     total, returns = tail.item() * (1 - episode.terminated[-1].item()), []
@@ -300,6 +319,8 @@ def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) 
         "saturated_actions": (agent.pi(batch.obs).abs() > 0.99).float().mean().item(),
         "grad_norm": nn.utils.get_total_norm(gradients).item(),
     }
+    if agent.has_sigma:
+        found["sigma"] = agent.actor.log_std.exp().mean().item()
     if episode:
         found["overestimation"] = overestimation(agent, episode, args.gamma)
     return found
@@ -326,16 +347,16 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     learners = make_learners(*sizes, device, args)
     agent, target, _, critic_optimizer = learners.values()
-    buffer, noise = ReplayBuffer(*sizes, device, args), Noise(sizes[1], args)
-    with Run(args, env, **learners, buffer=buffer) as run:
+    buffer = ReplayBuffer(*sizes, device, args)
+    with Run(args, env, eval_env, **learners, buffer=buffer) as run:
         done, episode, losses = True, None, {}
         has_learned = bool(critic_optimizer.state)  # filled by the first update, or by --resume
         while not run.finished:
             if done:
                 obs, _ = env.reset(seed=run.reset_seed())
-                noise.reset()
+                noise = torch.zeros(sizes[1], dtype=torch.float32)
             if has_learned:
-                action = explore(agent, noise, obs, device)
+                action, noise = explore(agent, obs, noise, args)
             else:
                 action = 2 * torch.rand(sizes[1], dtype=torch.float32).numpy() - 1
             run.check(observation=obs, action=action)
@@ -357,7 +378,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 run.report(losses)
     if not has_learned:
         print(f"nothing learned: fewer steps than --learning-starts {args.learning_starts}")
-    run.evaluate(agent, eval_env)
+    run.evaluate()
     return agent, run.episodes
 
 
@@ -396,7 +417,7 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Seed the global random generators, too, return plain numbers, and drop info."""
+    """Also seed the global random generators, return plain numbers, and drop info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
@@ -421,16 +442,26 @@ class PlainEnv(gym.Wrapper):
             raise
 
 
+def env_kwargs(args: Args) -> dict:
+    """The keyword arguments of the environment."""
+    try:
+        return dict(json.loads(args.env_kwargs).items())
+    except (AttributeError, ValueError) as error:
+        reason = """must be a JSON object such as '{"is_slippery": false}'"""
+        raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
+
+
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options, env = f"--env-id {args.env_id}", "", {}, None
+    task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
+    task += f" --env-kwargs {args.env_kwargs}" if options else ""
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
     if film:
-        task, known, options = f"{task} --capture-video", Exception, {"render_mode": "rgb_array"}
+        task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -440,7 +471,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; modules are looked up beside the script and on PYTHONPATH"
+            hint = "; install it, or put its module beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
@@ -463,6 +494,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
     for episode in range(num_episodes):
@@ -475,26 +507,30 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {episode} was cut off after {limit} steps", file=sys.stderr)
+    random.setstate(states[0])  # --eval-interval does not change the course of training
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
     return returns
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; args must agree with it."""
+    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
     file = Path(path).expanduser()
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
-        found = {"script": state["script"], "mismatched flags": unknown, **state["args"]}
+        found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "mismatched flags": []}
+    wanted = {"script": SCRIPT}
     if args:
         wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}
     for name, value in wanted.items():
-        if found[name] != value:
+        if found.get(name, value) != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
+        raise InputError(f"--resume {path}: made by a version with other flags: {changed}")
     return state
 
 
@@ -505,19 +541,17 @@ class Run:
     anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
-    def __init__(self, args: Args, env, report_interval: float = 0.25, **parts) -> None:
-        self.args, self.env, self.parts, self.report_interval = args, env, parts, report_interval
+    def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
+        self.args, self.env, self.eval_env, self.parts = args, env, eval_env, parts
+        self.report_interval, self.best_return = report_interval, -np.inf
         self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
         if args.resume:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
         self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
-        if (
-            next(parts["agent"].parameters()).device.type != "cpu"
-        ):  # checkpoints hold the state of the CPU's generator only
-            torch.manual_seed(self.env_seed)
         num_envs = getattr(args, "num_envs", 1)
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
@@ -531,9 +565,9 @@ class Run:
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
-        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
+        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-        total = self.args.total_timesteps
+        total = args.total_timesteps
         self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
         self.start_time = self.save_time = self.report_time = time.perf_counter()
 
@@ -554,12 +588,12 @@ class Run:
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            in_range = abs(value) < 3.4e38  # the largest float32; False for NaN
+            in_range = abs(value) < 3.4e38  # the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; from N environments, reward, done and steps (how many of each) are (N,)."""
+        """Count a step; with N environments, reward, done and the steps of each are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -569,7 +603,8 @@ class Run:
             self.episodes.append((self.step, total, length))
             self.episode_return[i] = self.episode_length[i] = 0
             self.solved = self.is_solved()
-        self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+        is_late = time.perf_counter() >= self.report_time + self.report_interval
+        self.due = is_late or self.step >= self.eval_step or self.finished
 
     def is_solved(self) -> bool:
         """Whether the last 100 episodes reach --target-return on average."""
@@ -584,13 +619,17 @@ class Run:
         scalars["charts/SPS"] = (self.step - self.start_step) / seconds
         if new := self.episodes[self.num_logged :]:
             self.num_logged = len(self.episodes)
-            _, mean_return, mean_length = np.mean(new, 0)
-            scalars |= {
-                "charts/episodic_return": mean_return,
-                "charts/episodic_length": mean_length,
-            }
-            _, recent, _ = np.mean(self.episodes[-100:], 0)
+            for name, mean in zip(("return", "length"), np.mean(new, 0)[1:]):
+                scalars[f"charts/episodic_{name}"] = mean
+            recent = np.mean(self.episodes[-100:], 0)[1]
             self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+        if self.args.eval_interval and (self.step >= self.eval_step or self.finished):
+            self.schedule_evaluation()
+            returns = evaluate(self.parts["agent"], self.eval_env, self.args.eval_episodes)
+            scalars["charts/eval_return"] = mean = np.mean(returns)
+            if mean > self.best_return:
+                self.best_return = mean
+                self.save("best.pt")
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, self.step)
         self.bar.update(self.step - self.bar.n)
@@ -598,15 +637,20 @@ class Run:
             self.save_time = self.report_time
             self.save()
 
-    def save(self) -> None:
-        """Write checkpoint.pt atomically, so that a kill never leaves it partial."""
+    def schedule_evaluation(self) -> None:
+        """Set the step of the next evaluation to the next multiple of --eval-interval."""
+        interval = self.args.eval_interval or np.inf
+        self.eval_step = (self.step // interval + 1) * interval
+
+    def save(self, name: str = "checkpoint.pt") -> None:
+        """Write a checkpoint atomically, so that a kill never leaves it partial."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
         state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
         state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
-        torch.save(state, self.checkpoint.with_suffix(".tmp"))
-        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+        torch.save(state, self.folder / "tmp")
+        (self.folder / "tmp").replace(self.folder / name)
 
     def restore(self, path: str) -> None:
         """Continue from a checkpoint."""
@@ -617,8 +661,9 @@ class Run:
                 if isinstance(part, torch.optim.Optimizer):  # learning rates come from the flags
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
-            torch.set_rng_state(state["rng"])
             self.step, self.episodes = state["global_step"], state["episodes"]
+            torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
+            torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = f"does not match the current spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
@@ -627,7 +672,7 @@ class Run:
         seconds = f"{time.perf_counter() - self.start_time:.2f} s"
         torch.set_num_threads(self.caller_threads)
         try:
-            if kind is not FloatingPointError:  # the last good checkpoint stays
+            if kind is not FloatingPointError:  # otherwise keep the last good checkpoint
                 self.save()
         finally:
             self.bar.update(self.step - self.bar.n)
@@ -649,12 +694,13 @@ class Run:
             target = self.args.target_return
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
-    def evaluate(self, agent: Agent, env: gym.Env) -> None:
+    def evaluate(self) -> None:
         """Play the greedy policy and print the evaluation line."""
-        if self.args.capture_video:
-            folder = str(self.folder / "videos")
-            env = gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: True)
-        returns = evaluate(agent, env, self.args.eval_episodes)
+        env = self.eval_env
+        if self.args.capture_video:  # RecordVideo keeps a film in memory, so limit its length
+            folder, every = str(self.folder / "videos"), lambda episode: True
+            env = gym.wrappers.RecordVideo(env, folder, every, video_length=2_000)
+        returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)
         env.close()
         score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
         print(f"evaluation: return {score} over {len(returns)} episodes")

@@ -1,26 +1,29 @@
-"""REINFORCE, the Monte-Carlo policy gradient, with a choice of baselines.
+"""REINFORCE, the Monte Carlo policy gradient, with a choice of baselines.
 
-Each iteration plays N whole sessions (episodes) with the policy pi(a|s). Each action then becomes
-more likely if the rest of its session went better than a baseline b(s), and less likely otherwise.
+Each iteration plays N whole episodes with the policy pi(a|s). Each action then becomes more likely
+if the rest of its episode went better than a baseline b(s), and less likely otherwise.
 
-    G[t]    = r[t+1] + gamma G[t+1]                           return, to the end of the session
-    L_actor = -mean over sessions of sum over t of (G[t] - b(s[t])) log pi(a[t]|s[t])
+    G[t]    = r[t+1] + gamma G[t+1]                           return, to the end of the episode
+    L_actor = -mean over episodes of sum over t of (G[t] - b(s[t])) log pi(a[t]|s[t])
     L_V     = mean[(G[t] - V(s[t]))^2]                        K gradient steps; only for b = V
 
     --baseline none     b = 0                                 (Sutton and Barto 2018, section 13.3)
-    --baseline mean     b = moving average of the G[t] of earlier sessions
+    --baseline mean     b = moving average of the G[t] of earlier episodes
     --baseline value    b = V(s[t]), a learned function       (section 13.4)
 
-A baseline that does not depend on the action leaves the expected gradient unchanged and can reduce
+A baseline that does not depend on the action does not bias the gradient estimate and can reduce
 its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
-only after it has been used: trained first, it would depend on the actions behind these returns.
+only after it has been used. Otherwise it would depend on the actions that it judges.
 
 V is a baseline and not a critic, although its flags keep the names used in the other files. Nothing
-is bootstrapped from it, except where a time limit ends a session: there V estimates the missing
+is bootstrapped from it, except where a time limit ends an episode: there V estimates the missing
 tail of the return (--bootstrap).
 
+--elite-share P is the cross-entropy method: in L_actor, the weight G[t] - b(s[t]) becomes 1 for the
+steps of the best share P of the N episodes, by undiscounted return, and 0 for all others.
+
 Differences from the book:
-- One gradient step on N sessions instead of one per time step; clipped gradients; Adam.
+- One gradient step on N episodes instead of one per time step; clipped gradients; Adam.
 - The factor gamma^t, which gives late steps little weight, is omitted, as is common.
   --discount-policy-gradient restores it.
 
@@ -36,6 +39,7 @@ Differences from the book:
 # ///
 import argparse
 import importlib
+import json
 import pickle
 import random
 import re
@@ -65,52 +69,57 @@ NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, 
 @dataclass(frozen=True)
 class Args:
     # Algorithm
-    total_timesteps: Count = 300_000  # environment steps, summed over all sessions
-    num_envs: Count = 16  # N, sessions per update, played in parallel
+    total_timesteps: Count = 300_000  # environment steps, summed over all episodes
+    num_envs: Count = 16  # N, episodes per update, played in parallel
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
-    bootstrap: bool = True  # value baseline: add gamma V(s) where a time limit ends a session
+    elite_share: Fraction = 0.0  # imitate the best share of the episodes; 0 disables it
+    bootstrap: bool = True  # value baseline: use V(s) where a time limit ends an episode
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
-    mean_decay: Fraction = 0.9  # fraction of the moving average kept per update; it starts at 0
+    mean_decay: Fraction = 0.9  # fraction of the moving average (initially 0) kept per update
     actor_lr: NonNegative = 3e-3  # learning rate of the policy
     critic_lr: NonNegative = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, gradient steps on V per gradient step on the policy
-    ent_coef: NonNegative = 0.0  # entropy bonus, summed over a session like the loss
+    ent_coef: NonNegative = 0.0  # weight of the entropy, summed over an episode like the loss
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     # Environment
-    env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions, episodes that end
+    env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions, vector observations
+    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
     vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy evaluation episodes after training
-    capture_video: bool = False  # record the evaluation episodes
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
+    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.elite_share and self.baseline != "none":
+            raise InputError("--elite-share requires --baseline none")
 
 
 # --- Equations
 def discounted_returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
-    """G[t] = r[t+1] + gamma G[t+1]: rewards (T, N), 0 after the end of a session -> (T, N)."""
+    """G[t] = r[t+1] + gamma G[t+1]: rewards (T, N), 0 after the end of an episode -> (T, N)."""
     returns = 1.0 * rewards  # a copy, in floating point
     for t in reversed(range(len(rewards) - 1)):
         returns[t] += gamma * returns[t + 1]
     return returns
 
 
-def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_sessions: int) -> Tensor:
-    """-1/N sum of (G - b) log pi over all steps of N sessions, G - b constant; (B,), (B,) -> ()."""
+def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_episodes: int) -> Tensor:
+    """-1/N sum of (G - b) log pi over N episodes, with G - b constant; (B,), (B,) -> ()."""
     assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
-    return -(advantages.detach() * log_probs).sum() / num_sessions
+    return -(advantages.detach() * log_probs).sum() / num_episodes
 
 
 # --- Networks
@@ -130,7 +139,7 @@ class Agent(nn.Module):
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
-        # A small gain in the last layer makes the initial policy almost the same in all states.
+        # A small gain in the last layer makes the initial policy nearly uniform.
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation, gain=1.0)
         self.register_buffer("mean_return", torch.zeros(()))
@@ -151,7 +160,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # Gumbel-max trick; torch.multinomial would cost 5 % of the run time
+        if not greedy:  # Gumbel-max trick; torch.multinomial would add 5 % to the run time
             logits = logits - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
 
@@ -163,19 +172,19 @@ class Agent(nn.Module):
 
 
 # --- Collect
-class Sessions(NamedTuple):
-    """N whole sessions; row t holds the step from s[t] to s[t+1]. The longest has T steps."""
+class Episodes(NamedTuple):
+    """N whole episodes; row t holds the step from s[t] to s[t+1]. The longest has T steps."""
 
     obs: np.ndarray  # (T, N, obs_size)
     actions: np.ndarray  # (T, N)
     rewards: np.ndarray  # (T, N); rewards[t] is r[t+1], and 0 after the end
-    live: np.ndarray  # (T, N); False after the end: such rows are not learned from
+    live: np.ndarray  # (T, N); False after the end: masked out
     last_obs: np.ndarray  # (N, obs_size), the observation after the last step
-    truncated: np.ndarray  # (N,), whether only the time limit ended the session
+    truncated: np.ndarray  # (N,), True if a time limit ended the episode
 
 
-def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> Sessions:
-    """Play one session in each environment; early finishers keep stepping, masked out."""
+def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> Episodes:
+    """Play one episode in each environment; early finishers keep stepping, masked out."""
     obs, _ = envs.reset(seed=seed)
     rows, live = [], np.ones(len(obs), bool)
     last_obs, by_limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
@@ -190,37 +199,41 @@ def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> S
         ended = live & (terminated | truncated)
         last_obs[ended], by_limit[ended] = next_obs[ended], ~terminated[ended]
         obs, live = next_obs, live & ~ended
-    return Sessions(*(np.stack(column) for column in zip(*rows)), last_obs, by_limit)
+    return Episodes(*(np.stack(column) for column in zip(*rows)), last_obs, by_limit)
 
 
 # --- Learn
-class SessionBatch(NamedTuple):
-    """The B live steps of N sessions."""
+class EpisodeBatch(NamedTuple):
+    """The B live steps of N episodes."""
 
     obs: Tensor  # (B, obs_size)
     actions: Tensor  # (B,)
     returns: Tensor  # (B,), G[t]
     advantages: Tensor  # (B,), G[t] - b(s[t]), or gamma^t times that
-    session: Tensor  # (B,), the session of each step
+    episode: Tensor  # (B,), the episode of each step
 
 
 @torch.no_grad()
-def make_batch(agent: Agent, sessions: Sessions, args: Args) -> SessionBatch:
+def make_batch(agent: Agent, episodes: Episodes, args: Args) -> EpisodeBatch:
     """Compute returns and advantages with the current baseline."""
-    device, live = next(agent.parameters()).device, sessions.live
-    rewards = sessions.rewards.copy()
+    device, live = next(agent.parameters()).device, episodes.live
+    rewards = episodes.rewards.copy()
     if args.baseline == "value" and args.bootstrap:
-        tail = agent.value(torch.from_numpy(sessions.last_obs).to(device)).cpu().numpy()
-        last_step = (live.sum(0) - 1, np.arange(len(tail)))  # (row, column) of each session's last
-        rewards[last_step] += args.gamma * sessions.truncated * tail
-    t, session = live.nonzero()  # (B,), (B,)
+        tail = agent.value(torch.from_numpy(episodes.last_obs).to(device)).cpu().numpy()
+        last_step = (live.sum(0) - 1, np.arange(len(tail)))  # (row, column) of each last step
+        rewards[last_step] += args.gamma * episodes.truncated * tail
+    t, episode = live.nonzero()  # (B,), (B,)
     returns = discounted_returns(rewards, args.gamma)[live]
-    arrays = sessions.obs[live], sessions.actions[live], returns, session
-    obs, actions, returns, session = (torch.from_numpy(array).to(device) for array in arrays)
+    arrays = episodes.obs[live], episodes.actions[live], returns, episode
+    obs, actions, returns, episode = (torch.from_numpy(array).to(device) for array in arrays)
     advantages = returns - agent.baseline(obs, args.baseline)
+    if args.elite_share:
+        totals = torch.from_numpy(episodes.rewards.sum(0)).to(device)
+        num_elite = max(1, round(args.elite_share * args.num_envs))
+        advantages = (totals >= totals.topk(num_elite).values.min()).float()[episode]
     if args.discount_policy_gradient:
         advantages *= torch.from_numpy((args.gamma**t).astype(np.float32)).to(device)
-    return SessionBatch(obs, actions, returns, advantages, session)
+    return EpisodeBatch(obs, actions, returns, advantages, episode)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
@@ -233,7 +246,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
 
 
 def update(
-    agent: Agent, actor_optimizer, critic_optimizer, batch: SessionBatch, args: Args
+    agent: Agent, actor_optimizer, critic_optimizer, batch: EpisodeBatch, args: Args
 ) -> dict:
     """Take one gradient step on the policy, then train the baselines; return the losses."""
     log_probs, entropies = agent.log_prob_and_entropy(batch.obs, batch.actions)
@@ -241,7 +254,7 @@ def update(
     loss = policy_loss - args.ent_coef * entropies.sum() / args.num_envs
     norms = [descend(actor_optimizer, loss, args.max_grad_norm)]
     losses = {"policy_loss": policy_loss, "entropy": entropies.mean()}
-    # After make_batch, so that its baseline is independent of these actions.
+    # Only now, so that the baseline used above is independent of these actions.
     agent.mean_return.lerp_(batch.returns.mean(), 1 - args.mean_decay)
     if args.baseline == "value":
         for _ in range(args.critic_updates):
@@ -252,20 +265,20 @@ def update(
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def gradient_variance(agent: Agent, batch: SessionBatch, num_sessions: int) -> float:
-    """Variance of the policy gradient, summed over all weights: one session's, divided by N."""
+def gradient_variance(agent: Agent, batch: EpisodeBatch, num_episodes: int) -> float:
+    """Variance of the policy gradient: an episode's, summed over all weights, divided by N."""
     gradients = []
-    for n in range(num_sessions):
-        rows = batch.session == n
+    for n in range(num_episodes):
+        rows = batch.episode == n
         log_probs, _ = agent.log_prob_and_entropy(batch.obs[rows], batch.actions[rows])
         loss = reinforce_loss(log_probs, batch.advantages[rows], 1)
         gradient = torch.autograd.grad(loss, agent.actor.parameters())
         gradients.append(nn.utils.parameters_to_vector(gradient))
-    return torch.stack(gradients).var(0).sum().item() / num_sessions
+    return torch.stack(gradients).var(0).sum().item() / num_episodes
 
 
-def diagnostics(agent: Agent, batch: SessionBatch, args: Args) -> dict[str, float]:
-    """Explained variance of the returns by the baseline, and the policy gradient's variance."""
+def diagnostics(agent: Agent, batch: EpisodeBatch, args: Args) -> dict[str, float]:
+    """Fraction of the returns' variance that the baseline explains; variance of the gradient."""
     errors = batch.returns - agent.baseline(batch.obs, args.baseline).detach()
     ratio = errors.var(correction=0) / batch.returns.var(correction=0)
     found = {"explained_variance": 1 - ratio.item()}
@@ -287,23 +300,23 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),
     }
     actor_optimizer, critic_optimizer = optimizers.values()
-    # Report once a second, because the gradient's variance costs half an update.
-    with Run(args, envs, report_interval=1.0, agent=agent, **optimizers) as run:
+    # Report once a second, because gradient_variance costs half an update.
+    with Run(args, envs, eval_env, report_interval=1.0, agent=agent, **optimizers) as run:
         while not run.finished:
             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
             for optimizer, rate in zip(optimizers.values(), (args.actor_lr, args.critic_lr)):
                 optimizer.param_groups[0]["lr"] = rate * remaining
-            sessions = play(agent, envs, seed=run.reset_seed())
-            returns, lengths = sessions.rewards.sum(0), sessions.live.sum(0)
-            run.add_step(sessions.obs, returns, done=lengths > 0, steps=lengths)
-            run.check(observation=sessions.last_obs)
-            batch = make_batch(agent, sessions, args)
+            episodes = play(agent, envs, seed=run.reset_seed())
+            returns, lengths = episodes.rewards.sum(0), episodes.live.sum(0)
+            run.add_step(episodes.obs, returns, done=lengths > 0, steps=lengths)
+            run.check(observation=episodes.last_obs)
+            batch = make_batch(agent, episodes, args)
             metrics = diagnostics(agent, batch, args) if run.due else {}
             losses = update(agent, actor_optimizer, critic_optimizer, batch, args)
             run.check(**losses)
             if run.due:
                 run.report(losses | metrics)
-    run.evaluate(agent, eval_env)
+    run.evaluate()
     return agent, run.episodes
 
 
@@ -342,7 +355,7 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Seed the global random generators, too, return plain numbers, and drop info."""
+    """Also seed the global random generators, return plain numbers, and drop info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
@@ -367,16 +380,26 @@ class PlainEnv(gym.Wrapper):
             raise
 
 
+def env_kwargs(args: Args) -> dict:
+    """The keyword arguments of the environment."""
+    try:
+        return dict(json.loads(args.env_kwargs).items())
+    except (AttributeError, ValueError) as error:
+        reason = """must be a JSON object such as '{"is_slippery": false}'"""
+        raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
+
+
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options, env = f"--env-id {args.env_id}", "", {}, None
+    task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
+    task += f" --env-kwargs {args.env_kwargs}" if options else ""
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
     if film:
-        task, known, options = f"{task} --capture-video", Exception, {"render_mode": "rgb_array"}
+        task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
         hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so envs may reuse arrays
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
         if film:  # fail now, not after training
             importlib.import_module("moviepy")
             flat.reset(seed=0)
@@ -386,7 +409,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; modules are looked up beside the script and on PYTHONPATH"
+            hint = "; install it, or put its module beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
@@ -408,12 +431,15 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     if mode == "auto" and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []  # the environment's own vector form
     if env.spec.max_episode_steps is None:
-        print(f"warning: {args.env_id} has no time limit; a session may never end", file=sys.stderr)
+        print(
+            f"warning: {args.env_id} has no time limit; an episode may never end", file=sys.stderr
+        )
     try:
         if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
-        envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=mode, wrappers=wrappers)
+        options = {"vectorization_mode": mode, "wrappers": wrappers, **env_kwargs(args)}
+        envs = gym.make_vec(args.env_id, args.num_envs, **options)
     except Exception as error:
         hint = "" if mode == "sync" else "; use --vectorization sync"
         reason = f"cannot be vectorized ({type(error).__name__}: {error}){hint}"
@@ -439,6 +465,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
     for episode in range(num_episodes):
@@ -451,26 +478,30 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {episode} was cut off after {limit} steps", file=sys.stderr)
+    random.setstate(states[0])  # --eval-interval does not change the course of training
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
     return returns
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; args must agree with it."""
+    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
     file = Path(path).expanduser()
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
         state = torch.load(file, map_location="cpu", weights_only=True)
-        unknown = sorted(state["args"].keys() ^ asdict(Args()).keys())
-        found = {"script": state["script"], "mismatched flags": unknown, **state["args"]}
+        found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
-    wanted = {"script": SCRIPT, "mismatched flags": []}
+    wanted = {"script": SCRIPT}
     if args:
         wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}
     for name, value in wanted.items():
-        if found[name] != value:
+        if found.get(name, value) != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
+        raise InputError(f"--resume {path}: made by a version with other flags: {changed}")
     return state
 
 
@@ -481,19 +512,17 @@ class Run:
     anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
-    def __init__(self, args: Args, env, report_interval: float = 0.25, **parts) -> None:
-        self.args, self.env, self.parts, self.report_interval = args, env, parts, report_interval
+    def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
+        self.args, self.env, self.eval_env, self.parts = args, env, eval_env, parts
+        self.report_interval, self.best_return = report_interval, -np.inf
         self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
         if args.resume:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
         self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
-        if (
-            next(parts["agent"].parameters()).device.type != "cpu"
-        ):  # checkpoints hold the state of the CPU's generator only
-            torch.manual_seed(self.env_seed)
         num_envs = getattr(args, "num_envs", 1)
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
@@ -507,9 +536,9 @@ class Run:
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
-        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(self.args).items())
+        rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-        total = self.args.total_timesteps
+        total = args.total_timesteps
         self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
         self.start_time = self.save_time = self.report_time = time.perf_counter()
 
@@ -530,12 +559,12 @@ class Run:
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            in_range = abs(value) < 3.4e38  # the largest float32; False for NaN
+            in_range = abs(value) < 3.4e38  # the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; from N environments, reward, done and steps (how many of each) are (N,)."""
+        """Count a step; with N environments, reward, done and the steps of each are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -545,7 +574,8 @@ class Run:
             self.episodes.append((self.step, total, length))
             self.episode_return[i] = self.episode_length[i] = 0
             self.solved = self.is_solved()
-        self.due = self.finished or time.perf_counter() >= self.report_time + self.report_interval
+        is_late = time.perf_counter() >= self.report_time + self.report_interval
+        self.due = is_late or self.step >= self.eval_step or self.finished
 
     def is_solved(self) -> bool:
         """Whether the last 100 episodes reach --target-return on average."""
@@ -560,13 +590,17 @@ class Run:
         scalars["charts/SPS"] = (self.step - self.start_step) / seconds
         if new := self.episodes[self.num_logged :]:
             self.num_logged = len(self.episodes)
-            _, mean_return, mean_length = np.mean(new, 0)
-            scalars |= {
-                "charts/episodic_return": mean_return,
-                "charts/episodic_length": mean_length,
-            }
-            _, recent, _ = np.mean(self.episodes[-100:], 0)
+            for name, mean in zip(("return", "length"), np.mean(new, 0)[1:]):
+                scalars[f"charts/episodic_{name}"] = mean
+            recent = np.mean(self.episodes[-100:], 0)[1]
             self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+        if self.args.eval_interval and (self.step >= self.eval_step or self.finished):
+            self.schedule_evaluation()
+            returns = evaluate(self.parts["agent"], self.eval_env, self.args.eval_episodes)
+            scalars["charts/eval_return"] = mean = np.mean(returns)
+            if mean > self.best_return:
+                self.best_return = mean
+                self.save("best.pt")
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, self.step)
         self.bar.update(self.step - self.bar.n)
@@ -574,15 +608,20 @@ class Run:
             self.save_time = self.report_time
             self.save()
 
-    def save(self) -> None:
-        """Write checkpoint.pt atomically, so that a kill never leaves it partial."""
+    def schedule_evaluation(self) -> None:
+        """Set the step of the next evaluation to the next multiple of --eval-interval."""
+        interval = self.args.eval_interval or np.inf
+        self.eval_step = (self.step // interval + 1) * interval
+
+    def save(self, name: str = "checkpoint.pt") -> None:
+        """Write a checkpoint atomically, so that a kill never leaves it partial."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
         state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
         state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
-        torch.save(state, self.checkpoint.with_suffix(".tmp"))
-        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+        torch.save(state, self.folder / "tmp")
+        (self.folder / "tmp").replace(self.folder / name)
 
     def restore(self, path: str) -> None:
         """Continue from a checkpoint."""
@@ -593,8 +632,9 @@ class Run:
                 if isinstance(part, torch.optim.Optimizer):  # learning rates come from the flags
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
-            torch.set_rng_state(state["rng"])
             self.step, self.episodes = state["global_step"], state["episodes"]
+            torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
+            torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = f"does not match the current spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
@@ -603,7 +643,7 @@ class Run:
         seconds = f"{time.perf_counter() - self.start_time:.2f} s"
         torch.set_num_threads(self.caller_threads)
         try:
-            if kind is not FloatingPointError:  # the last good checkpoint stays
+            if kind is not FloatingPointError:  # otherwise keep the last good checkpoint
                 self.save()
         finally:
             self.bar.update(self.step - self.bar.n)
@@ -625,12 +665,13 @@ class Run:
             target = self.args.target_return
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
-    def evaluate(self, agent: Agent, env: gym.Env) -> None:
+    def evaluate(self) -> None:
         """Play the greedy policy and print the evaluation line."""
-        if self.args.capture_video:
-            folder = str(self.folder / "videos")
-            env = gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: True)
-        returns = evaluate(agent, env, self.args.eval_episodes)
+        env = self.eval_env
+        if self.args.capture_video:  # RecordVideo keeps a film in memory, so limit its length
+            folder, every = str(self.folder / "videos"), lambda episode: True
+            env = gym.wrappers.RecordVideo(env, folder, every, video_length=2_000)
+        returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)
         env.close()
         score = f"{np.mean(returns):.2f} +- {np.std(returns):.2f}"
         print(f"evaluation: return {score} over {len(returns)} episodes")

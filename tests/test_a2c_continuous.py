@@ -26,6 +26,13 @@ from a2c_continuous import (
 from tests.conftest import assert_refused, checkpoint_of, distance
 from tests.toys import with_paid_resets
 
+
+class Scripted(SimpleNamespace):
+    """A rollout whose arrays are given."""
+
+    tensors = a2c.Rollout.tensors
+
+
 SCRIPT = "a2c_continuous.py"
 SMALL = Args(
     env_id="IdentityBox-v0", num_envs=4, num_steps=8, total_timesteps=1000, eval_episodes=1
@@ -272,7 +279,7 @@ def random_rollout(args, seed=0):
     live = np.ones(shape, bool)
     for t in range(1, len(live)):  # the row after the end of an episode is the reset
         live[t] = ~((terminated | truncated) & live)[t - 1]
-    return SimpleNamespace(
+    return Scripted(
         obs=obs,
         actions=rng.normal(size=(*shape, 2)).astype(np.float32),
         rewards=rng.normal(size=shape).astype(np.float32),
@@ -285,7 +292,7 @@ def random_rollout(args, seed=0):
 
 
 def changed(rollout, **fields):
-    return SimpleNamespace(**vars(rollout) | fields)
+    return Scripted(**vars(rollout) | fields)
 
 
 def ppo_surrogate(log_probs, advantages):

@@ -15,6 +15,13 @@ from a2c_discrete import Agent, Args, compute_gae, policy_gradient_loss, value_l
 from tests.conftest import assert_refused, checkpoint_of, distance
 from tests.toys import with_paid_resets
 
+
+class Scripted(SimpleNamespace):
+    """A rollout whose arrays are given."""
+
+    tensors = a2c.Rollout.tensors
+
+
 SCRIPT = "a2c_discrete.py"
 SMALL = Args(env_id="Identity-v0", num_envs=4, num_steps=8, total_timesteps=1000, eval_episodes=1)
 ONE_ROLLOUT = SMALL.num_envs * SMALL.num_steps
@@ -183,7 +190,7 @@ def test_norm_adv_scales_the_expected_gradient(mdp):
         agent.actor[-1].bias.data.copy_(start)
         agent.critic[-1].bias.data.fill_(middle)
         actions = np.array(actions).reshape(2, 1)
-        pair = SimpleNamespace(obs=np.zeros((3, 1, 1), "f"), actions=actions, live=end, done=end)
+        pair = Scripted(obs=np.zeros((3, 1, 1), "f"), actions=actions, live=end, done=end)
         pair.rewards, pair.terminated, pair.device = rewards[actions], end, torch.device("cpu")
         a2c.update(agent, torch.optim.SGD(agent.actor.parameters(), lr=1.0), pair, args)
         p = start.softmax(-1)[actions].prod()
@@ -282,7 +289,7 @@ def random_rollout(args, seed=0):
     for t in range(1, len(live)):  # the row after the end of an episode is the reset
         live[t] = ~((terminated | truncated) & live)[t - 1]
     rewards, actions = rng.normal(size=shape).astype(np.float32), rng.integers(3, size=shape)
-    return SimpleNamespace(
+    return Scripted(
         obs=obs,
         actions=actions,
         rewards=rewards,
@@ -294,7 +301,7 @@ def random_rollout(args, seed=0):
 
 
 def changed(rollout, **fields):
-    return SimpleNamespace(**vars(rollout) | fields)
+    return Scripted(**vars(rollout) | fields)
 
 
 def make_agent(args, seed=0):
@@ -395,7 +402,7 @@ def test_end_in_the_last_row_of_a_rollout(terminated, truncated):
     zero, live = np.zeros((2, 1), "f"), np.ones((2, 1), bool)
     ends = (np.array([[False], [end]]) for end in (terminated, terminated or truncated))
     names = ("obs", "actions", "rewards", "live", "terminated", "done")
-    rollout = SimpleNamespace(**dict(zip(names, (obs, zero.astype(int), zero, live, *ends))))
+    rollout = Scripted(**dict(zip(names, (obs, zero.astype(int), zero, live, *ends))))
     rollout.device = torch.device("cpu")
     losses = a2c.update(agent, torch.optim.SGD(agent.parameters(), lr=0.0), rollout, args)
     last = -6 if terminated else 0.5 * 10 - 6

@@ -431,7 +431,7 @@ def test_a_crash_saves_a_checkpoint_and_keeps_the_traceback(case, launch, tmp_pa
     assert "toys.py" in err  # the traceback leads to the environment
     (path,) = tmp_path.glob("*/checkpoint.pt")
     step = torch.load(path, weights_only=True)["global_step"]
-    # Sessions are counted when all of a batch have ended.
+    # Episodes are counted when all of a batch have ended.
     assert step == (25 if case.name == "reinforce_baseline" else 39) * case.num_envs
     line = f"stopped at step {step}: continue with --resume {shlex.quote(str(path))}"
     assert out.splitlines()[-1] == line

@@ -161,7 +161,9 @@ def test_logged_return_is_the_mean_since_the_last_report(case, tmp_path, monkeyp
 
 def test_runs_that_follow_at_once_have_their_own_folders(case, tmp_path, capsys):
     for _ in range(5):
-        with case.module.Run(case.args(tmp_path), gym.Env(), agent=torch.nn.Linear(1, 1)):
+        with case.module.Run(
+            case.args(tmp_path), gym.Env(), gym.Env(), agent=torch.nn.Linear(1, 1)
+        ):
             pass
     out = capsys.readouterr().out
     folders = re.findall(r"^run folder: (.*)$", out, re.M)
@@ -223,7 +225,7 @@ def test_target_return_stops_at_the_mean_of_100(case, tmp_path, capsys):
 )
 def test_the_target_is_compared_with_the_mean_of_the_last_100(case, tmp_path, returns, solved):
     args = case.args(tmp_path, target_return=10.0)
-    with case.module.Run(args, gym.Env(), agent=torch.nn.Linear(1, 1)) as run:
+    with case.module.Run(args, gym.Env(), gym.Env(), agent=torch.nn.Linear(1, 1)) as run:
         run.episodes = [(25 * i, value, 25) for i, value in enumerate(returns)]
         assert run.is_solved() == solved
 
@@ -314,11 +316,11 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
     words = f"made with script foreign, not {case.name}"
     assert words in refused(tmp_path / "foreign.pt")
     torch.save(state | {"args": state["args"] | {"old_flag": 1}}, tmp_path / "old.pt")
-    assert "made with mismatched flags ['old_flag']" in refused(tmp_path / "old.pt")
+    assert "made by a version with other flags: ['old_flag']" in refused(tmp_path / "old.pt")
     missing = {name: value for name, value in state["args"].items() if name != "activation"}
     torch.save(state | {"args": missing}, tmp_path / "older.pt")
     assert "['activation']" in refused(tmp_path / "older.pt")
-    with pytest.raises(ValueError, match=r"mismatched flags \['activation'\]"):
+    with pytest.raises(ValueError, match=r"other flags: \['activation'\]"):
         case.module.train(case.module.Args(resume=str(tmp_path / "older.pt")))
     damaged = {name: value for name, value in state.items() if name != "agent"}
     sizes = state | {"agent": {name: w.unsqueeze(0) for name, w in state["agent"].items()}}
@@ -389,7 +391,7 @@ def test_nan_stops_the_run_and_keeps_the_checkpoint(case, cli, tmp_path, registe
     assert outcome.status == 2
     assert "Traceback" not in outcome.err
     step = case.num_envs * (25 + {"last obs": 25, "first obs": 0}.get(where, 12))
-    if case.name == "reinforce_baseline":  # checks a batch of sessions when all have ended
+    if case.name == "reinforce_baseline":  # checks a batch of episodes when all have ended
         step = case.num_envs * 50
     name = "reward" if where == "reward" else "observation"
     message = outcome.err.strip().splitlines()[-1]

@@ -17,7 +17,6 @@ from ddpg import (
     Agent,
     Args,
     Batch,
-    Noise,
     ReplayBuffer,
     actor_loss,
     critic_loss,
@@ -377,12 +376,16 @@ def test_actions_are_mapped_to_the_bounds_of_each_dimension_and_clipped():
         assert to_env(row, BOX) in BOX
 
 
-def samples_of(noise, count):
-    return np.array([noise.sample().numpy() for _ in range(count)])
+def samples_of(args, act_size, count):
+    """The noise of `count` steps of one episode."""
+    samples = [torch.zeros(act_size)]
+    for _ in range(count):
+        samples.append(ddpg.next_noise(samples[-1], args))
+    return torch.stack(samples[1:]).numpy()
 
 
 def test_gaussian_noise_is_independent_with_the_given_scale():
-    x = samples_of(Noise(2, replace(SMALL, exploration_noise=0.1)), 20_000)
+    x = samples_of(replace(SMALL, exploration_noise=0.1), 2, 20_000)
     # The standard deviation of each estimate is a share of at most 1 / sqrt(20000). Allow five.
     np.testing.assert_allclose(x.std(0), 0.1, rtol=0.025)
     np.testing.assert_allclose(x.mean(0), 0, atol=0.0036)
@@ -392,29 +395,23 @@ def test_gaussian_noise_is_independent_with_the_given_scale():
 
 
 def test_ornstein_uhlenbeck_noise_is_correlated_in_time():
-    noise = Noise(1, replace(SMALL, noise="ou", exploration_noise=0.05))
-    x = samples_of(noise, 20_000)[:, 0]
+    args = replace(SMALL, noise="ou", exploration_noise=0.05)
+    x = samples_of(args, 1, 20_000)[:, 0]
     assert np.corrcoef(x[1:], x[:-1])[0, 1] == pytest.approx(0.85, abs=0.02)
     assert x.std() == pytest.approx(0.05 / (1 - 0.85**2) ** 0.5, rel=0.07)
     assert abs(x.mean()) < 0.015  # the standard deviation of the mean is 0.0024
-    first = []
-    for _ in range(2000):
-        noise.reset()
-        first.append(noise.sample().item())
+    first = [samples_of(args, 1, 1).item() for _ in range(2000)]
     assert np.std(first) == pytest.approx(0.05, rel=0.08)  # five standard deviations
 
 
 def test_acting_and_evaluating_use_no_random_numbers():
     args = replace(SMALL, noise="ou", env_id="ScriptedBox-v0")
-    agent, env, noise = Agent(2, 2, args), ddpg.make_env(args), Noise(2, args)
-    noise.sample()
-    state, rng = noise.state.clone(), torch.get_rng_state()
+    agent, env, rng = Agent(2, 2, args), ddpg.make_env(args), torch.get_rng_state()
     obs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     for greedy in (True, False):
         assert torch.equal(agent.act(obs, greedy=greedy), agent.pi(obs))
     assert ddpg.evaluate(agent, env, 3) == [6.0, 3.0, 10.0]
     assert torch.equal(rng, torch.get_rng_state())
-    assert torch.equal(state, noise.state)
 
 
 # The training loop
@@ -556,13 +553,13 @@ def test_ornstein_uhlenbeck_noise_is_reset_at_the_start_of_each_episode(
     recorded, monkeypatch, capsys
 ):
     recorded(noise="ou")
-    path, states, sample = checkpoint_of(capsys.readouterr().out), [], Noise.sample
+    path, states, next_noise = checkpoint_of(capsys.readouterr().out), [], ddpg.next_noise
 
-    def spy(self):
-        states.append(self.state.abs().sum().item())
-        return sample(self)
+    def spy(noise, args):
+        states.append(noise.abs().sum().item())
+        return next_noise(noise, args)
 
-    monkeypatch.setattr(Noise, "sample", spy)
+    monkeypatch.setattr(ddpg, "next_noise", spy)
     recorded(noise="ou", resume=path, learning_starts=200, total_timesteps=180)
     assert len(states) == 90
     starts = [t for t, state in enumerate(states) if state == 0.0]
@@ -669,8 +666,8 @@ def test_the_seed_determines_each_source_of_randomness(tmp_path, monkeypatch):
     def sources(seed):
         noise, indices, actions = [], [], []
 
-        def spy_noise(self):
-            noise.append(original_noise(self).tolist())
+        def spy_noise(*inputs):
+            noise.append(original_noise(*inputs).tolist())
             return torch.tensor(noise[-1])
 
         def spy_sample(self, batch_size):
@@ -682,10 +679,10 @@ def test_the_seed_determines_each_source_of_randomness(tmp_path, monkeypatch):
             actions.append(action.tolist())
             return original_add(self, obs, action, *rest)
 
-        original_noise, original_sample = Noise.sample, ReplayBuffer.sample
+        original_noise, original_sample = ddpg.next_noise, ReplayBuffer.sample
         original_add = ReplayBuffer.add
         with monkeypatch.context() as patch:
-            patch.setattr(Noise, "sample", spy_noise)
+            patch.setattr(ddpg, "next_noise", spy_noise)
             patch.setattr(ReplayBuffer, "sample", spy_sample)
             patch.setattr(ReplayBuffer, "add", spy_add)
             args = replace(SMALL, env_id="ScriptedBox-v0", total_timesteps=40, seed=seed)

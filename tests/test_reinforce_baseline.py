@@ -1,4 +1,4 @@
-"""reinforce_baseline.py: returns, the policy gradient and its variance, sessions and updates."""
+"""reinforce_baseline.py: returns, the policy gradient and its variance, episodes and updates."""
 
 import copy
 import itertools
@@ -14,7 +14,7 @@ import reinforce_baseline as reinforce
 from reinforce_baseline import (
     Agent,
     Args,
-    Sessions,
+    Episodes,
     discounted_returns,
     gradient_variance,
     make_batch,
@@ -32,7 +32,7 @@ PLAIN = Args(hidden_sizes=(), max_grad_norm=np.inf, critic_updates=1, num_envs=1
 
 
 def test_returns_by_hand():
-    """Rewards 7 6, 1 2 and 3 4 5 of three sessions, gamma 0.1."""
+    """Rewards 7 6, 1 2 and 3 4 5 of three episodes, gamma 0.1."""
     rewards = np.array([[7, 1, 3], [6, 2, 4], [0, 0, 5]], float)
     want = [[7.6, 1.2, 3.45], [6, 2, 4.5], [0, 0, 5]]
     np.testing.assert_allclose(discounted_returns(rewards, 0.1), want)
@@ -55,10 +55,10 @@ def test_returns_by_definition():
 # The policy gradient is unbiased with every baseline: exactly, over all trajectories
 
 
-def sessions_of(mdp, states, actions):
-    """One trajectory of the tiny MDP as one session, in float64."""
+def episodes_of(mdp, states, actions):
+    """One trajectory of the tiny MDP as one episode, in float64."""
     rewards = mdp.reward[states[:-1], actions].numpy()[:, None]
-    return Sessions(
+    return Episodes(
         obs=np.eye(2)[states[:-1]][:, None],
         actions=np.array(actions)[:, None],
         rewards=rewards,
@@ -90,7 +90,7 @@ def expected_step(mdp, args, agent_class=Agent):
     for p, states, actions in mdp.trajectories(theta):
         agent = tabular_agent(args)
         agent.__class__, agent.seen = agent_class, torch.tensor(actions)
-        batch = make_batch(agent, sessions_of(mdp, states, actions), args)
+        batch = make_batch(agent, episodes_of(mdp, states, actions), args)
         reinforce.update(agent, *sgd(agent, 1.0), batch, args)
         total += p * (agent.actor[0].weight.detach().T - theta)
     return total
@@ -147,12 +147,12 @@ def test_a_baseline_that_depends_on_the_action_is_found(mdp):
 LENGTHS = np.array([9, 4, 6])
 
 
-def random_sessions(seed=0, lengths=LENGTHS, obs_size=2):
-    """Three sessions; a time limit ended the first, which is the longest, and the second."""
+def random_episodes(seed=0, lengths=LENGTHS, obs_size=2):
+    """Three episodes; a time limit ended the first, which is the longest, and the second."""
     rng = np.random.default_rng(seed)
     T, N = max(lengths), len(lengths)
     live = np.arange(T)[:, None] < lengths
-    return Sessions(
+    return Episodes(
         obs=rng.normal(size=(T, N, obs_size)).astype("f"),
         actions=rng.integers(2, size=(T, N)),
         rewards=(rng.normal(size=(T, N)) * live).astype("f"),
@@ -172,12 +172,12 @@ def make_agent(args=THREE, mean_return=0.7):
     return agent
 
 
-def returns_by_definition(sessions, gamma, tails):
+def returns_by_definition(episodes, gamma, tails):
     """G of each live row, (T, N); `tails` are values after the last steps."""
-    returns = np.zeros(sessions.rewards.shape)
-    for n, length in enumerate(sessions.live.sum(0)):
+    returns = np.zeros(episodes.rewards.shape)
+    for n, length in enumerate(episodes.live.sum(0)):
         for t in range(length):
-            rewards = sum(gamma ** (k - t) * sessions.rewards[k, n] for k in range(t, length))
+            rewards = sum(gamma ** (k - t) * episodes.rewards[k, n] for k in range(t, length))
             returns[t, n] = rewards + gamma ** (length - t) * tails[n]
     return returns
 
@@ -186,42 +186,42 @@ def returns_by_definition(sessions, gamma, tails):
 @pytest.mark.parametrize("bootstrap", [True, False])
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_batch_by_definition(baseline, bootstrap, discount):
-    """Only V estimates the missing tail, and only after a time limit, in a session's own end."""
+    """Only V estimates the missing tail, and only after a time limit, in an episode's own end."""
     args = replace(THREE, baseline=baseline, bootstrap=bootstrap, discount_policy_gradient=discount)
-    agent, sessions = make_agent(args), random_sessions()
-    before = copy.deepcopy(sessions)
-    batch = make_batch(agent, sessions, args)
+    agent, episodes = make_agent(args), random_episodes()
+    before = copy.deepcopy(episodes)
+    batch = make_batch(agent, episodes, args)
     tails = np.zeros(3)
     with torch.no_grad():
         if baseline == "value" and bootstrap:
-            tails[:2] = agent.value(torch.from_numpy(sessions.last_obs[:2])).numpy()
-        values = agent.value(torch.from_numpy(sessions.obs)).numpy()
-    returns = returns_by_definition(sessions, 0.9, tails)
+            tails[:2] = agent.value(torch.from_numpy(episodes.last_obs[:2])).numpy()
+        values = agent.value(torch.from_numpy(episodes.obs)).numpy()
+    returns = returns_by_definition(episodes, 0.9, tails)
     b = {"none": 0.0 * values, "mean": 0.0 * values + 0.7, "value": values}[baseline]
     weights = 0.9 ** np.arange(9)[:, None] if discount else 1.0
     advantages = weights * (returns - b)
-    assert torch.bincount(batch.session).tolist() == LENGTHS.tolist()
+    assert torch.bincount(batch.episode).tolist() == LENGTHS.tolist()
     for n, length in enumerate(LENGTHS):
-        rows = batch.session == n  # in the order of time
-        assert np.array_equal(batch.obs[rows], sessions.obs[:length, n])
-        assert np.array_equal(batch.actions[rows], sessions.actions[:length, n])
+        rows = batch.episode == n  # in the order of time
+        assert np.array_equal(batch.obs[rows], episodes.obs[:length, n])
+        assert np.array_equal(batch.actions[rows], episodes.actions[:length, n])
         np.testing.assert_allclose(batch.returns[rows], returns[:length, n], atol=1e-5)
         np.testing.assert_allclose(batch.advantages[rows], advantages[:length, n], atol=1e-5)
     assert not any(field.requires_grad for field in batch)
     assert {field.dtype for field in batch} == {torch.float32, torch.int64}
-    for field, old in zip(sessions, before):  # the rewards are copied before V is added
+    for field, old in zip(episodes, before):  # the rewards are copied before V is added
         np.testing.assert_array_equal(field, old)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-def test_rows_after_the_end_of_a_session_are_not_learned_from(baseline):
-    args, sessions = replace(THREE, baseline=baseline), random_sessions()
-    live = sessions.live
-    other = sessions._replace(
-        obs=np.where(live[..., None], sessions.obs, 9.0).astype("f"),
-        actions=np.where(live, sessions.actions, 1),
+def test_rows_after_the_end_of_a_episode_are_not_learned_from(baseline):
+    args, episodes = replace(THREE, baseline=baseline), random_episodes()
+    live = episodes.live
+    other = episodes._replace(
+        obs=np.where(live[..., None], episodes.obs, 9.0).astype("f"),
+        actions=np.where(live, episodes.actions, 1),
     )
-    one, two = updated(args, sessions), updated(args, other)
+    one, two = updated(args, episodes), updated(args, other)
     assert distance(one.agent, two.agent) == 0.0
     assert one.losses == two.losses
 
@@ -229,25 +229,25 @@ def test_rows_after_the_end_of_a_session_are_not_learned_from(baseline):
 # The update
 
 
-def updated(args, sessions=None, mean_return=0.0):
+def updated(args, episodes=None, mean_return=0.0):
     """One update with SGD at rate 0.1: the agent after and before it, the batch, the losses."""
     agent = make_agent(args, mean_return)
     before = copy.deepcopy(agent)
-    batch = make_batch(agent, sessions or random_sessions(), args)
+    batch = make_batch(agent, episodes or random_episodes(), args)
     losses = reinforce.update(agent, *sgd(agent, 0.1), batch, args)
     return SimpleNamespace(agent=agent, before=before, batch=batch, losses=losses)
 
 
 @pytest.mark.parametrize("ent_coef", [0.0, 0.5])
-def test_the_policy_takes_one_gradient_step_on_the_sum_over_each_session(ent_coef):
-    """Both terms are summed over a session's steps and averaged over the sessions."""
+def test_the_policy_takes_one_gradient_step_on_the_sum_over_each_episode(ent_coef):
+    """Both terms are summed over an episode's steps and averaged over the episodes."""
     args = replace(THREE, ent_coef=ent_coef, max_grad_norm=np.inf)
     result = updated(args)
     logits = result.before.actor(result.batch.obs)
     log_pi = logits - logits.exp().sum(-1, keepdim=True).log()
     policy_loss, bonus, entropies = 0.0, 0.0, []
     for n in range(3):
-        for i in (result.batch.session == n).nonzero()[:, 0]:
+        for i in (result.batch.episode == n).nonzero()[:, 0]:
             entropies.append(-(log_pi[i].exp() * log_pi[i]).sum())
             chosen = log_pi[i, result.batch.actions[i]]
             policy_loss = policy_loss - result.batch.advantages[i] * chosen / 3
@@ -271,8 +271,8 @@ def test_policy_uses_the_baseline_from_before_its_training():
     args = replace(THREE, baseline="mean", mean_decay=0.9)
     result, without = updated(args), updated(replace(args, baseline="none"))
     assert result.losses["policy_loss"] == without.losses["policy_loss"]  # the average was still 0
-    sessions = random_sessions()
-    mean = returns_by_definition(sessions, 0.9, np.zeros(3))[sessions.live].mean()
+    episodes = random_episodes()
+    mean = returns_by_definition(episodes, 0.9, np.zeros(3))[episodes.live].mean()
     assert result.agent.mean_return.item() == pytest.approx(0.1 * mean, rel=1e-5)
     result = updated(args, mean_return=2.0)
     assert result.agent.mean_return.item() == pytest.approx(0.9 * 2 + 0.1 * mean, rel=1e-5)
@@ -302,17 +302,17 @@ def test_each_update_takes_one_step_of_the_policy_and_k_of_the_value():
     agent = Agent(2, 2, args)
     optimizers = [torch.optim.Adam(net.parameters()) for net in (agent.actor, agent.critic)]
     for seed in range(2):
-        batch = make_batch(agent, random_sessions(seed), args)
+        batch = make_batch(agent, random_episodes(seed), args)
         reinforce.update(agent, *optimizers, batch, args)
     for network, optimizer, steps in zip((agent.actor, agent.critic), optimizers, (2, 6)):
         assert {int(optimizer.state[weight]["step"]) for weight in network.parameters()} == {steps}
 
 
 def test_gradients_are_clipped():
-    sessions = random_sessions()
-    sessions = sessions._replace(rewards=1000 * sessions.rewards)
-    free = updated(replace(THREE, critic_updates=1, max_grad_norm=np.inf), sessions)
-    clipped = updated(replace(THREE, critic_updates=1, max_grad_norm=0.5), sessions)
+    episodes = random_episodes()
+    episodes = episodes._replace(rewards=1000 * episodes.rewards)
+    free = updated(replace(THREE, critic_updates=1, max_grad_norm=np.inf), episodes)
+    clipped = updated(replace(THREE, critic_updates=1, max_grad_norm=0.5), episodes)
     moves = [
         distance(getattr(free.agent, name), getattr(free.before, name)) ** 0.5 / 0.1
         for name in ("actor", "critic")
@@ -328,28 +328,28 @@ def test_gradients_are_clipped():
 
 def test_entropy_bonus_makes_the_policy_more_random():
     args = replace(THREE, baseline="none", ent_coef=1.0)
-    sessions = random_sessions()
-    sessions = sessions._replace(rewards=0 * sessions.rewards)  # only the bonus remains
+    episodes = random_episodes()
+    episodes = episodes._replace(rewards=0 * episodes.rewards)  # only the bonus remains
     agent = make_agent(args)
     agent.actor[-1].weight.data.mul_(100)
-    batch, optimizers = make_batch(agent, sessions, args), sgd(agent, 0.1)
+    batch, optimizers = make_batch(agent, episodes, args), sgd(agent, 0.1)
     one, two = (reinforce.update(agent, *optimizers, batch, args)["entropy"] for _ in range(2))
     assert two > one + 1e-4
 
 
 def test_gradient_variance_by_definition():
-    """Variance of a mean over N sessions: the sum of squared distances over N (N - 1)."""
+    """Variance of a mean over N episodes: the sum of squared distances over N (N - 1)."""
     agent = Agent(2, 2, PLAIN)
-    batch = reinforce.SessionBatch(
+    batch = reinforce.EpisodeBatch(
         obs=torch.randn(30, 2),
         actions=torch.randint(2, (30,)),
         returns=torch.randn(30),
         advantages=torch.randn(30),
-        session=torch.arange(30) % 5,
+        episode=torch.arange(30) % 5,
     )
     gradients = []
     for n in range(5):
-        rows = batch.session == n
+        rows = batch.episode == n
         agent.zero_grad()
         log_probs, _ = agent.log_prob_and_entropy(batch.obs[rows], batch.actions[rows])
         reinforce_loss(log_probs, batch.advantages[rows], 1).backward()
@@ -368,34 +368,34 @@ def test_loss_refuses_shapes_that_would_broadcast():
 def test_diagnostics_by_definition(baseline):
     args = replace(THREE, baseline=baseline)
     agent = make_agent(args)
-    batch = make_batch(agent, random_sessions(), args)
+    batch = make_batch(agent, random_episodes(), args)
     errors = batch.advantages.numpy()  # G - b, because gamma^t is omitted
     explained = 1 - np.var(errors) / np.var(batch.returns.numpy())
     found = reinforce.diagnostics(agent, batch, args)
     assert found["explained_variance"] == pytest.approx(explained, abs=1e-4)
     assert found["policy_gradient_variance"] == gradient_variance(agent, batch, 3) > 0
     # The explained variance is about G and b, with gamma^t or without.
-    weighted = make_batch(agent, random_sessions(), replace(args, discount_policy_gradient=True))
+    weighted = make_batch(agent, random_episodes(), replace(args, discount_policy_gradient=True))
     found = reinforce.diagnostics(agent, weighted, args)
     assert found["explained_variance"] == pytest.approx(explained, abs=1e-4)
-    one = make_batch(agent, random_sessions(lengths=LENGTHS[:1]), args)
+    one = make_batch(agent, random_episodes(lengths=LENGTHS[:1]), args)
     found = reinforce.diagnostics(agent, one, replace(args, num_envs=1))
-    assert "policy_gradient_variance" not in found  # one session has no variance
+    assert "policy_gradient_variance" not in found  # one episode has no variance
 
 
-# Sessions
+# Episodes
 
 
 @pytest.fixture
 def batches_of(tmp_path, monkeypatch):
-    """Train; return for each update its sessions, batch, rates, losses and the agent before it."""
+    """Train; return for each update its episodes, batch, rates, losses and the agent before it."""
 
     def run(**changes):
         records = []
 
-        def spy_make_batch(agent, sessions, args):
-            batch = original_make_batch(agent, sessions, args)
-            records.append(SimpleNamespace(sessions=sessions, batch=batch))
+        def spy_make_batch(agent, episodes, args):
+            batch = original_make_batch(agent, episodes, args)
+            records.append(SimpleNamespace(episodes=episodes, batch=batch))
             return batch
 
         def spy_update(agent, actor_optimizer, critic_optimizer, batch, args):
@@ -416,25 +416,25 @@ def batches_of(tmp_path, monkeypatch):
     return run
 
 
-def test_each_environment_plays_one_whole_session(batches_of):
-    records, _, episodes = batches_of(num_envs=5, total_timesteps=1500)
-    assert len(episodes) == 5 * len(records)
+def test_each_environment_plays_one_whole_episode(batches_of):
+    records, _, listed = batches_of(num_envs=5, total_timesteps=1500)
+    assert len(listed) == 5 * len(records)
     want, start, lengths = [], 0, set()
-    for sessions in (record.sessions for record in records):
-        live, last_obs = sessions.live, sessions.last_obs
+    for episodes in (record.episodes for record in records):
+        live, last_obs = episodes.live, episodes.last_obs
         assert live[0].all()
-        assert (np.diff(live.astype(int), axis=0) <= 0).all()  # a session that ended stays ended
+        assert (np.diff(live.astype(int), axis=0) <= 0).all()  # an episode that ended stays ended
         assert live.any(1).all()  # and nothing is played after the last one ended
-        np.testing.assert_array_equal(sessions.rewards, live)  # CartPole pays 1 for each step
-        assert (np.abs(sessions.obs[0]) <= 0.05).all()  # all sessions begin with a reset
+        np.testing.assert_array_equal(episodes.rewards, live)  # CartPole pays 1 for each step
+        assert (np.abs(episodes.obs[0]) <= 0.05).all()  # all episodes begin with a reset
         fallen = (np.abs(last_obs[:, 0]) > 2.4) | (np.abs(last_obs[:, 2]) > 0.20943)  # 12 degrees
-        np.testing.assert_array_equal(fallen, ~sessions.truncated)
+        np.testing.assert_array_equal(fallen, ~episodes.truncated)
         # Listed at the step at which all have ended, environment by environment.
         lengths |= set(live.sum(0))
         start += live.sum()
         want += [(start, float(length), length) for length in live.sum(0)]
     assert len(lengths) > 5
-    assert episodes == want
+    assert listed == want
 
 
 def test_a_time_limit_is_distinguished_from_a_terminal_state():
@@ -443,12 +443,12 @@ def test_a_time_limit_is_distinguished_from_a_terminal_state():
     envs, _ = reinforce.make_envs(args)
     agent = Agent(2, 3, args)
     for episode, (length, by_time) in enumerate([(3, False), (2, True), (4, False)]):
-        sessions = reinforce.play(agent, envs)
-        assert sessions.truncated.tolist() == [by_time] * 2
-        assert sessions.last_obs.tolist() == [[episode, length]] * 2
-        assert sessions.obs[:, 0].tolist() == [[episode, t] for t in range(length)]
-        assert sessions.live.sum(0).tolist() == [length] * 2
-        np.testing.assert_array_equal(sessions.rewards[:, 0], np.arange(1, length + 1))
+        episodes = reinforce.play(agent, envs)
+        assert episodes.truncated.tolist() == [by_time] * 2
+        assert episodes.last_obs.tolist() == [[episode, length]] * 2
+        assert episodes.obs[:, 0].tolist() == [[episode, t] for t in range(length)]
+        assert episodes.live.sum(0).tolist() == [length] * 2
+        np.testing.assert_array_equal(episodes.rewards[:, 0], np.arange(1, length + 1))
 
 
 def test_rewards_after_the_end_are_not_counted():
@@ -456,9 +456,9 @@ def test_rewards_after_the_end_are_not_counted():
     args = Args(num_envs=4)
     envs, _ = with_paid_resets(reinforce.make_envs)(args)
     envs.reset(seed=0)
-    sessions = reinforce.play(Agent(4, 2, args), envs)
-    assert not sessions.live.all()
-    np.testing.assert_array_equal(sessions.rewards, sessions.live)
+    episodes = reinforce.play(Agent(4, 2, args), envs)
+    assert not episodes.live.all()
+    np.testing.assert_array_equal(episodes.rewards, episodes.live)
 
 
 # Training

@@ -18,7 +18,7 @@ PLUMBING = "# Plumbing: the same in all five files, except where the action spac
 # Functions, classes and methods that differ between scripts: number of versions, and the reason.
 DIFFERENT_ON_PURPOSE = {
     "Args": (5, "each script has its own flags and defaults"),
-    "Args.__post_init__": (3, "checks across flags in the A2C files and in ddpg"),
+    "Args.__post_init__": (4, "checks across flags in all but ac_td0"),
     "Agent": (5, "the distribution of the policy is what sets the scripts apart"),
     "Agent.__init__": (5, "networks, initialisation and running statistics"),
     "Agent.act": (4, "categorical, Gaussian, deterministic"),
