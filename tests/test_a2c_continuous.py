@@ -318,13 +318,22 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
             error = error.pow(2).mean()
         moves = [w - old for w, old in zip(agent.critic.parameters(), w_old)]
         loss = args.vf_coef * error + args.proximal_coef * sum(m.pow(2).sum() for m in moves)
-        if k == args.critic_updates - 1:
+        if k >= args.critic_updates - args.actor_updates:
             if args.norm_adv:
                 deviations = advantages - advantages.mean()
                 advantages = deviations / deviations.pow(2).mean().sqrt()
             pi = torch.distributions.Normal(agent.actor(s), agent.actor.log_std.exp())
-            gain = surrogate(pi.log_prob(a).sum(-1), advantages).mean()
-            entropy = pi.entropy().sum(-1).mean()
+            log_probs, entropy = pi.log_prob(a).sum(-1), pi.entropy().sum(-1).mean()
+            gain = surrogate(log_probs, advantages).mean()
+            if args.actor_updates > 1:
+                if k == args.critic_updates - args.actor_updates:
+                    old = log_probs.detach()
+                ratios, c = (log_probs - old).exp(), args.clip_coef
+                gains = zip(ratios, advantages)
+                gain = sum(
+                    r.clamp(max=1 + c) * x if x > 0 else r.clamp(min=1 - c) * x for r, x in gains
+                )
+                gain = gain / len(ratios)
             loss = loss - gain - args.ent_coef * entropy
         agent.zero_grad()
         loss.backward()
@@ -335,6 +344,10 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
             for w in weights:
                 w.data -= rate * w.grad * min(1, args.max_grad_norm / norms[-1])
     losses = {"policy_loss": -gain.item(), "value_loss": error.item(), "entropy": entropy.item()}
+    if args.actor_updates > 1:
+        losses["approx_kl"] = (ratios - 1 - ratios.log()).mean().item()
+        losses["clip_fraction"] = np.mean([not 1 - c <= r <= 1 + c for r in ratios.tolist()])
+        assert 0.1 < losses["clip_fraction"] < 0.9
     return losses | {"grad_norm": np.linalg.norm(norms)}
 
 
@@ -347,6 +360,14 @@ UPDATES = {
     "huber": {"critic_loss": "huber", "critic_updates": 2},
     "proximal": {"proximal_coef": 0.2, "critic_updates": 4},
     "no entropy, twice the value loss": {"ent_coef": 0.0, "vf_coef": 1.0},
+    "PPO": {"critic_updates": 3, "actor_updates": 3, "clip_coef": 0.05},
+    "PPO in two steps of four": {
+        "critic_updates": 4,
+        "actor_updates": 2,
+        "clip_coef": 0.1,
+        "norm_adv": True,
+        "proximal_coef": 0.2,
+    },
     "shared body": {"shared_body": True},
     "shared body, clipped": {"shared_body": True, "max_grad_norm": 0.1},
 }
@@ -360,8 +381,9 @@ def assert_same_update(args, surrogate=torch.mul):
     assert [*rollout.live[-1, :4]] == [True, True, True, False]
     before, twin = copy.deepcopy(agent), copy.deepcopy(agent)
     groups = [{"params": g["params"]} for g in a2c.make_optimizer(agent, args).param_groups]
-    losses = a2c.update(agent, torch.optim.SGD(groups, lr=0.01), rollout, args)
-    want = reference_update(twin, rollout, args, 0.01, surrogate)
+    rate = 0.01 if args.actor_updates == 1 else 1e-4  # keeps the ratios of PPO near 1
+    losses = a2c.update(agent, torch.optim.SGD(groups, lr=rate), rollout, args)
+    want = reference_update(twin, rollout, args, rate, surrogate)
     steps = (old - new for old, new in zip(before.parameters(), agent.parameters()))
     wanted_steps = (old - new for old, new in zip(before.parameters(), twin.parameters()))
     for step, wanted in zip(steps, wanted_steps):
@@ -789,6 +811,7 @@ def test_statistics_cannot_be_disabled_when_resumed(cli):
         (["--log-std-init", "3"], ["--log-std-init must be in [-5, 2], got 3"]),
         (["--num-envs", "0"], ["--num-envs must be in [1, inf], got 0"]),
         (["--shared-body"], ["--shared-body", "--critic-updates 1"]),
+        (["--actor-updates", "11"], ["--actor-updates", "--critic-updates 10"]),
         (["--env-id", "Unbounded-v0"], ["--env-id Unbounded-v0", "a bounded vector of floats"]),
         (["--env-id", "Matrix-v0"], ["--env-id Matrix-v0", "a bounded vector of floats"]),
         (["--env-id", "Integers-v0"], ["--env-id Integers-v0", "a bounded vector of floats"]),

@@ -11,7 +11,14 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import a2c_discrete as a2c
-from a2c_discrete import Agent, Args, compute_gae, policy_gradient_loss, value_loss
+from a2c_discrete import (
+    Agent,
+    Args,
+    clipped_surrogate_loss,
+    compute_gae,
+    policy_gradient_loss,
+    value_loss,
+)
 from tests.conftest import assert_refused, checkpoint_of, distance
 from tests.toys import with_paid_resets
 
@@ -217,8 +224,61 @@ def test_gradient_is_that_of_ppo_at_ratio_one():
     torch.testing.assert_close(*(torch.autograd.grad(x, log_probs) for x in (ppo, a2c_loss)))
 
 
+def test_clipped_surrogate_at_ratio_one_has_the_gradient_of_a2c():
+    advantages = torch.randn(50, dtype=torch.float64)
+    log_ratios = torch.zeros(50, dtype=torch.float64, requires_grad=True)
+    ppo = clipped_surrogate_loss(log_ratios, advantages, 0.2)
+    (gradient,) = torch.autograd.grad(ppo, log_ratios)
+    # Of -mean[A log pi], because the log-ratio moves with log pi.
+    torch.testing.assert_close(gradient, -advantages / 50, atol=1e-7, rtol=0)
+
+
+def test_clipped_surrogate_by_hand():
+    """A ratio that has already moved far enough in the direction of A has no gradient."""
+    ratios = torch.tensor([0.5, 0.9, 1.1, 1.5, 0.5, 0.9, 1.1, 1.5], dtype=torch.float64)
+    advantages = torch.tensor([2.0] * 4 + [-2.0] * 4, dtype=torch.float64, requires_grad=True)
+    log_ratios = ratios.log().requires_grad_()
+    loss = clipped_surrogate_loss(log_ratios, advantages, 0.2)
+    gains = [1.0, 1.8, 2.2, 2.4, -1.6, -1.8, -2.2, -3.0]  # min(ratio A, clip(ratio, 0.8, 1.2) A)
+    assert loss.item() == pytest.approx(-sum(gains) / 8)
+    loss.backward()
+    moving = torch.tensor([1.0, 1.8, 2.2, 0.0, 0.0, -1.8, -2.2, -3.0], dtype=torch.float64)
+    torch.testing.assert_close(log_ratios.grad, -moving / 8)
+    assert advantages.grad is None
+
+
+def test_policy_change_by_hand():
+    """With ratios 1, 2 and 0.5: KL (1 - ln 2 + ln 2 - 0.5) / 3, and two of three are clipped."""
+    found = a2c.policy_change(torch.tensor([1.0, 2.0, 0.5]).log(), 0.2)
+    assert found["approx_kl"].item() == pytest.approx(0.5 / 3)
+    assert found["clip_fraction"].item() == pytest.approx(2 / 3)
+
+
+def test_policy_change_estimates_the_kl_divergence():
+    """From samples of pi_old; the standard deviation of the estimate is about 0.0006."""
+    old, new = (torch.randn(2, 4) / 2).log_softmax(-1)
+    actions = torch.multinomial(old.exp(), 100_000, replacement=True)
+    found = a2c.policy_change((new - old)[actions], 0.2)["approx_kl"].item()
+    assert found == pytest.approx((old.exp() * (old - new)).sum().item(), abs=0.004)
+
+
+def test_one_actor_update_computes_no_ratio(recorded, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a ratio was computed")
+
+    monkeypatch.setattr(a2c, "clipped_surrogate_loss", refuse)
+    monkeypatch.setattr(a2c, "policy_change", refuse)
+    tags = recorded(critic_updates=3).scalars.keys()
+    assert "losses/policy_loss" in tags
+    assert not tags & {"losses/approx_kl", "losses/clip_fraction"}
+
+
 def test_losses_refuse_shapes_that_would_broadcast():
-    for loss in (policy_gradient_loss, lambda a, b: value_loss(a, b, "mse")):
+    for loss in (
+        policy_gradient_loss,
+        lambda a, b: value_loss(a, b, "mse"),
+        lambda a, b: clipped_surrogate_loss(a, b, 0.2),
+    ):
         with pytest.raises(AssertionError):
             loss(torch.zeros(4), torch.zeros(4, 1))
 
@@ -329,12 +389,22 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
             error = error.pow(2).mean()
         moves = [w - old for w, old in zip(agent.critic.parameters(), w_old)]
         loss = args.vf_coef * error + args.proximal_coef * sum(m.pow(2).sum() for m in moves)
-        if k == args.critic_updates - 1:
+        if k >= args.critic_updates - args.actor_updates:
             if args.norm_adv:
                 deviations = advantages - advantages.mean()
                 advantages = deviations / deviations.pow(2).mean().sqrt()
             pi = torch.distributions.Categorical(logits=agent.actor(s))
-            gain, entropy = surrogate(pi.log_prob(a), advantages).mean(), pi.entropy().mean()
+            log_probs, entropy = pi.log_prob(a), pi.entropy().mean()
+            gain = surrogate(log_probs, advantages).mean()
+            if args.actor_updates > 1:
+                if k == args.critic_updates - args.actor_updates:
+                    old = log_probs.detach()
+                ratios, c = (log_probs - old).exp(), args.clip_coef
+                gains = zip(ratios, advantages)
+                gain = sum(
+                    r.clamp(max=1 + c) * x if x > 0 else r.clamp(min=1 - c) * x for r, x in gains
+                )
+                gain = gain / len(ratios)
             loss = loss - gain - args.ent_coef * entropy
         agent.zero_grad()
         loss.backward()
@@ -345,6 +415,10 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
             for w in weights:
                 w.data -= rate * w.grad * min(1, args.max_grad_norm / norms[-1])
     losses = {"policy_loss": -gain.item(), "value_loss": error.item(), "entropy": entropy.item()}
+    if args.actor_updates > 1:
+        losses["approx_kl"] = (ratios - 1 - ratios.log()).mean().item()
+        losses["clip_fraction"] = np.mean([not 1 - c <= r <= 1 + c for r in ratios.tolist()])
+        assert 0.1 < losses["clip_fraction"] < 0.9
     return losses | {"grad_norm": np.linalg.norm(norms)}
 
 
@@ -357,6 +431,14 @@ UPDATES = {
     "huber": {"critic_loss": "huber", "critic_updates": 2},
     "proximal": {"proximal_coef": 0.2, "critic_updates": 4},
     "no entropy, twice the value loss": {"ent_coef": 0.0, "vf_coef": 1.0},
+    "PPO": {"critic_updates": 3, "actor_updates": 3},
+    "PPO in two steps of four": {
+        "critic_updates": 4,
+        "actor_updates": 2,
+        "clip_coef": 0.05,
+        "norm_adv": True,
+        "proximal_coef": 0.2,
+    },
     "shared body": {"shared_body": True},
     "shared body, clipped": {"shared_body": True, "max_grad_norm": 0.1},
 }
@@ -824,6 +906,8 @@ def test_shared_body_can_be_repeated_when_resumed(cli):
         (["--num-steps", "1"], ["--num-steps must be in [2, inf], got 1"]),
         (["--optimizer", "sgd"], ["--optimizer", "rmsprop"]),
         (["--shared-body", "--critic-updates", "2"], ["--shared-body", "--critic-updates 1"]),
+        (["--actor-updates", "4"], ["--actor-updates", "--critic-updates 3"]),
+        (["--clip-coef", "-0.1"], ["--clip-coef", "got -0.1"]),
         (["--randomize-domain"], ["--randomize-domain", "LunarLander"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",

@@ -1,9 +1,12 @@
 """What all scripts promise: flags, output, checkpoints, resuming, interrupts, errors."""
 
+import copy
 import importlib
 import itertools
+import json
 import multiprocessing
 import os
+import random
 import re
 import shlex
 import shutil
@@ -228,6 +231,121 @@ def test_the_target_is_compared_with_the_mean_of_the_last_100(case, tmp_path, re
     with case.module.Run(args, gym.Env(), gym.Env(), agent=torch.nn.Linear(1, 1)) as run:
         run.episodes = [(25 * i, value, 25) for i, value in enumerate(returns)]
         assert run.is_solved() == solved
+
+
+# Evaluation during training
+
+
+@pytest.fixture
+def noisy_resets(monkeypatch):
+    """Each reset of a toy consumes numbers from all global generators."""
+    original = toys.Identity.reset
+
+    def reset(self, *, seed=None, options=None):
+        torch.rand(1), np.random.random(), random.random()
+        return original(self, seed=seed, options=options)
+
+    monkeypatch.setattr(toys.Identity, "reset", reset)
+
+
+@pytest.mark.usefixtures("noisy_resets")
+def test_evaluation_does_not_change_the_course_of_training(case, tmp_path):
+    for env_id in (case.toy, case.toy.replace("Identity", "GlobalRandom")):
+        args = case.args(tmp_path, env_id=env_id, eval_episodes=3)
+        agent, episodes = case.module.train(args)
+        other, other_episodes = case.module.train(replace(args, eval_interval=150))
+        assert episodes == other_episodes
+        assert distance(agent, other) == 0.0
+
+
+def test_evaluations_are_logged_and_the_best_policy_is_kept(case, tmp_path, monkeypatch, capsys):
+    """Returns of 1, 5, 5 and 3 in the order of the evaluations: the second is the best."""
+    agents, scalars = [], []
+
+    def evaluate(agent, env, num_episodes):
+        agents.append(copy.deepcopy(agent))
+        mean = [1.0, 5.0, 5.0, 3.0, 0.0][len(agents) - 1]
+        return [mean - 1, mean + 1]
+
+    def add_scalar(writer, tag, value, step):
+        if tag == "charts/eval_return":
+            scalars.append((step, value))
+
+    original = case.module.evaluate
+    monkeypatch.setattr(case.module, "evaluate", evaluate)
+    monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
+    args = case.args(tmp_path, total_timesteps=1000, eval_interval=300)
+    case.module.train(args)
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "evaluation: return 0.00 +- 1.00 over 2 episodes"
+    assert [value for _, value in scalars] == [1.0, 5.0, 5.0, 3.0]
+    # At the first update that ends at a multiple of 300 or after it, and at the end.
+    for (step, _), wanted in zip(scalars, (300, 600, 900, 1000)):
+        assert wanted <= step <= wanted + case.steps * case.num_envs
+    best = Path(checkpoint_of(out)).with_name("best.pt")
+    state = case.module.load(best, args)
+    assert state["global_step"] == scalars[1][0]
+    loaded = copy.deepcopy(agents[1])
+    loaded.load_state_dict(state["agent"])
+    assert distance(loaded, agents[1]) == 0.0
+    assert distance(loaded, agents[2]) > 0.0
+    # It can be resumed from, and its first evaluation is at the next multiple of 300.
+    monkeypatch.setattr(case.module, "evaluate", original)
+    scalars.clear()
+    case.module.train(replace(args, resume=str(best), total_timesteps=950))
+    assert len(scalars) == 2
+    assert 900 <= scalars[0][0] <= scalars[1][0]
+
+
+@pytest.mark.parametrize(("step", "due"), [(0, 300), (299, 300), (300, 600), (310, 600)])
+def test_evaluations_are_due_at_multiples_of_the_interval(case, tmp_path, step, due):
+    args = case.args(tmp_path, eval_interval=300)
+    with case.module.Run(args, gym.Env(), gym.Env(), agent=torch.nn.Linear(1, 1)) as run:
+        run.step = step
+        run.schedule_evaluation()
+        assert run.eval_step == due
+
+
+def test_without_eval_interval_there_is_one_evaluation(case, tmp_path, monkeypatch, capsys):
+    calls, evaluate = [], case.module.evaluate
+    monkeypatch.setattr(case.module, "evaluate", lambda *a: calls.append(a) or evaluate(*a))
+    case.module.train(case.args(tmp_path))
+    assert len(calls) == 1
+    assert not Path(checkpoint_of(capsys.readouterr().out)).with_name("best.pt").exists()
+
+
+# Arguments of the environment
+
+
+@pytest.mark.filterwarnings("ignore:.*render_modes")
+def test_env_kwargs_reach_every_environment(case, tmp_path, monkeypatch, capsys):
+    made, original = [], toys.Identity.__init__
+
+    def init(self, *args, **kwargs):
+        made.append(kwargs)
+        original(self, *args, **kwargs)
+
+    monkeypatch.setattr(toys.Identity, "__init__", init)
+    kwargs = {"n": 5, "space": "box", "max_episode_steps": 7}
+    args = case.args(tmp_path, env_kwargs=json.dumps(kwargs), total_timesteps=300)
+    agent, episodes = case.module.train(args)
+    assert agent.actor[0].in_features == 5
+    assert {length for _, _, length in episodes} == {7}
+    assert len(made) == case.num_envs + 1
+    assert all(found | {"n": 5, "space": "box"} == found for found in made)
+    state = torch.load(checkpoint_of(capsys.readouterr().out), weights_only=True)
+    assert json.loads(state["args"]["env_kwargs"]) == kwargs
+
+
+def test_env_kwargs_of_a_vector_form(case, tmp_path):
+    """CartPole's vector form has a time limit of its own, which the argument replaces."""
+    if case.is_box:
+        pytest.skip("CartPole has discrete actions")
+    args = case.args(tmp_path, env_id="CartPole-v1", env_kwargs='{"max_episode_steps": 9}')
+    _, episodes = case.module.train(args)
+    lengths = [length for _, _, length in episodes]
+    assert max(lengths) == 9
+    assert np.median(lengths) == 9
 
 
 # Checkpoints and resuming
@@ -584,6 +702,13 @@ def test_a_list_of_sizes_becomes_a_tuple(case, tmp_path, capsys):
         (["--resume", "README.md"], ["--resume README.md", "not a checkpoint"]),
         (["--resume", "tests"], ["--resume tests", "no such file"]),
         (["--log-dir", "/dev/null"], ["--log-dir", "/dev/null"]),
+        (["--eval-interval", "-1"], ["--eval-interval", "got -1"]),
+        (["--env-kwargs", "n=3"], ["--env-kwargs n=3: must be a JSON object", "is_slippery"]),
+        (["--env-kwargs", "[3]"], ["--env-kwargs [3]: must be a JSON object"]),
+        (
+            ["--env-kwargs", '{"nonsense": 3}'],
+            ['--env-kwargs {"nonsense": 3}', "argument 'nonsense'"],
+        ),
         (["--device", "cuda"], ["--device cuda", "cpu"]),
         (["--gama", "1"], ["--gama", "--gamma"]),
     ],
