@@ -495,3 +495,40 @@ def test_an_environment_may_reuse_its_observation_array(case, tmp_path, register
         for env_id in ("Reused-v0", "Fresh-v0")
     ]
     assert distance(*agents) == 0.0
+
+
+# 12: long films
+
+
+class Filmed(toys.Steady):
+    """Renders a small black picture."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 100}  # noqa: RUF012
+
+    def __init__(self, render_mode=None, box=False):
+        super().__init__("box", box=box)
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.zeros((16, 16, 3), np.uint8)
+
+
+def test_a_film_holds_at_most_2000_frames_but_the_evaluation_goes_on(
+    tmp_path, register, capsys, monkeypatch
+):
+    clips = pytest.importorskip("moviepy.video.io.ImageSequenceClip")
+    films, original = [], clips.ImageSequenceClip.__init__
+
+    def init(self, frames, **kwargs):
+        films.append(len(frames))
+        original(self, frames, **kwargs)
+
+    monkeypatch.setattr(clips.ImageSequenceClip, "__init__", init)
+    register("Filmed-v0", Filmed, max_episode_steps=2_500)
+    (case,) = (case for case in CASES if case.name == "a2c_discrete")
+    args = case.args(tmp_path, env_id="Filmed-v0", total_timesteps=64, capture_video=True)
+    case.module.train(replace(args, eval_episodes=2))
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line == "evaluation: return 2500.00 +- 0.00 over 2 episodes"
+    assert films == [2_001, 2_001]  # RecordVideo counts steps, and adds the first frame
+    assert len(list(tmp_path.glob("*/videos/*.mp4"))) == 2
