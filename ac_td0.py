@@ -516,7 +516,7 @@ class Run:
             torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
             torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = f"does not match the current spaces of {self.args.env_id}"
+            reason = f"does not match these flags or the spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
 
     def __exit__(self, kind, error, traceback) -> None:

@@ -244,7 +244,7 @@ class ReplayBuffer:
     def sample(self, batch_size: int) -> Batch:
         """Transitions sampled uniformly, with replacement."""
         index = torch.randint(len(self), (batch_size,), device=self.data.rewards.device)
-        return Batch(*(field[index] for field in self.data))
+        return Batch(*(field.index_select(0, index) for field in self.data))
 
     def latest(self, count: int) -> Batch:
         """The newest transitions, oldest first."""
@@ -665,7 +665,7 @@ class Run:
             torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
             torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = f"does not match the current spaces of {self.args.env_id}"
+            reason = f"does not match these flags or the spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
 
     def __exit__(self, kind, error, traceback) -> None:

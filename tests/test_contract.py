@@ -444,7 +444,7 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
     sizes = state | {"agent": {name: w.unsqueeze(0) for name, w in state["agent"].items()}}
     for content in (damaged, sizes):  # the environment's spaces may have changed, too
         torch.save(content, tmp_path / "damaged.pt")
-        words = f"does not match the current spaces of {case.default_task}"
+        words = f"does not match these flags or the spaces of {case.default_task}"
         assert words in refused(tmp_path / "damaged.pt")
     assert len(list(tmp_path.iterdir())) == folders + 4
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -75,7 +76,8 @@ def agent_and_batch(batch_size=5, **changes):
         torch.nn.init.normal_(weight, 0, 0.5)
     obs, next_obs = torch.randn(2, batch_size, 3, dtype=torch.float64)
     actions = torch.rand(batch_size, 2, dtype=torch.float64) * 2 - 1
-    rewards, terminated = torch.randn(batch_size).double(), torch.eye(batch_size).double()[0]
+    rewards, terminated = torch.randn(batch_size).double(), torch.zeros(batch_size).double()
+    terminated[0] = 1
     return agent, Batch(obs, actions, rewards, next_obs, terminated), args
 
 
@@ -241,6 +243,238 @@ def test_twin_critics_learn_from_the_smaller_value_and_the_actor_ascends_the_fir
     assert losses["policy_loss"] == pytest.approx(loss.item())
     for new, old, g in zip(agent.actor.parameters(), before.actor.parameters(), gradients):
         torch.testing.assert_close(new, old - 0.1 * g)
+
+
+# Target policy smoothing
+
+
+def test_smoothed_target_by_hand(monkeypatch):
+    """TD3: y = r + gamma Q'(s', clip(pi'(s') + clip(0.25 eps, -0.5, 0.5), -1, 1)), gamma 0.5."""
+    agent, batch, args = agent_and_batch(
+        7, gamma=0.5, policy_noise=0.25, noise_clip=0.5, twin_critics=True, policy_frequency=2
+    )
+    target, seen = frozen_copy(agent), {}
+
+    def column(*numbers):
+        return torch.tensor(numbers, dtype=torch.float64).unsqueeze(-1)
+
+    def eps(like):
+        seen["shape"] = like.shape
+        return column(1.0, 4.0, -4.0, 1.0, -1.0, -8.0, 1.0)
+
+    def q(obs, actions):  # the first critic is the smaller one of a negative action
+        assert torch.equal(obs, batch.next_obs)
+        seen["actions"] = actions
+        return torch.cat((2 * actions.T, actions.T))
+
+    def critic_loss(q, y):
+        seen["y"] = y
+        return q.sum()
+
+    pi = column(0.0, 0.0, 0.0, 0.875, -0.875, 0.75, 0.5)
+    monkeypatch.setattr(target, "pi", lambda obs: pi)
+    monkeypatch.setattr(target, "q", q)
+    monkeypatch.setattr(torch, "randn_like", eps)
+    monkeypatch.setattr(ddpg, "critic_loss", critic_loss)
+    rewards = torch.tensor([1.0, 1, 1, 2, 2, 1, 3]).double()
+    terminated = torch.tensor([0.0, 0, 0, 0, 0, 0, 1]).double()
+    learn(agent, target, batch._replace(rewards=rewards, terminated=terminated), args)
+    assert seen["shape"] == (7, 1)
+    # Noise 0.25; 1 and -1, clipped to 0.5 and -0.5; 1.125 and -1.125 are clipped to the bounds;
+    # -2, clipped to -0.5; 0.25.
+    assert seen["actions"][:, 0].tolist() == [0.25, 0.5, -0.5, 1.0, -1.0, 0.25, 0.75]
+    # Q' = 0.25, 0.5, -1, 1, -2, 0.25, and 0 in the terminal state.
+    assert seen["y"].tolist() == [1.125, 1.25, 0.5, 2.5, 1.0, 1.125, 3.0]
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "ou", "learned"])
+@pytest.mark.parametrize("policy_noise", [0.0, 0.2])
+def test_only_noise_on_the_policy_uses_random_numbers(noise, policy_noise):
+    """An update uses some for policy noise and for a learned sigma; diagnostics never do."""
+    agent, batch, args = agent_and_batch(policy_noise=policy_noise, noise=noise)
+    target, rng = frozen_copy(agent), torch.get_rng_state()
+    learn(agent, target, batch, args)
+    is_random = policy_noise > 0 or noise == "learned"
+    assert torch.equal(rng, torch.get_rng_state()) != is_random
+    rng = torch.get_rng_state()
+    ddpg.diagnostics(agent, target, batch, batch, args)  # the batch stands for an episode
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+# A learned sigma: SVG(0)
+
+
+def quadratic_case(monkeypatch, batch_size, sigma, pi, c):
+    """A linear actor with pi(s) = `pi` for all s, and Q(s, a) = -sum of (a - c)^2."""
+    agent, batch, args = agent_and_batch(batch_size, noise="learned", hidden_sizes=())
+    agent.actor[0].weight.data.zero_()
+    agent.actor[0].bias.data = torch.tensor(pi, dtype=torch.float64).atanh()
+    agent.actor.log_std.data = torch.tensor(sigma, dtype=torch.float64).log()
+    c = torch.tensor(c, dtype=torch.float64)
+    monkeypatch.setattr(agent, "q1", lambda obs, actions: -(actions - c).pow(2).sum(-1))
+    return agent, batch, args, c
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The results of torch.randn_like, in order."""
+
+    def spy(like):
+        draws.append(original(like))
+        return draws[-1]
+
+    draws, original = [], torch.randn_like
+    monkeypatch.setattr(torch, "randn_like", spy)
+    return draws
+
+
+def test_gradient_of_a_learned_sigma_for_the_epsilons_that_were_drawn(monkeypatch, drawn):
+    """With m = pi(s), L_actor = mean[sum of (m + sigma eps - c)^2], and dm / dbias = 1 - m^2."""
+    sigma, c = [0.05, 0.1], [0.5, -0.4]
+    agent, batch, args, c = quadratic_case(monkeypatch, 6, sigma, [0.1, -0.2], c)
+    agent.actor[0].weight.data = torch.randn(2, 3, dtype=torch.float64) / 10  # m depends on s
+    target, sigma = frozen_copy(agent), torch.tensor(sigma, dtype=torch.float64)
+    m = agent.pi(batch.obs).detach()
+    drawn.clear()
+    losses = learn(agent, target, batch, args)
+    of_target, eps = drawn
+    assert of_target.shape == eps.shape == (6, 2)
+    errors = m + sigma * eps - c
+    assert (m + sigma * eps).abs().max() < 1  # nothing was clipped
+    assert losses["policy_loss"] == pytest.approx(errors.pow(2).sum(-1).mean().item())
+    slopes = 2 * errors * (1 - m**2)
+    close = {"atol": 1e-6, "rtol": 0}
+    torch.testing.assert_close(agent.actor[0].bias.grad, slopes.mean(0), **close)
+    torch.testing.assert_close(agent.actor[0].weight.grad, slopes.T @ batch.obs / 6, **close)
+    want = (2 * errors * sigma * eps).mean(0)
+    torch.testing.assert_close(agent.actor.log_std.grad, want, **close)
+    # The target's action is a sample of its own, with the sigma of the target.
+    next_actions = target.pi(batch.next_obs) + target.actor.log_std.exp() * of_target
+    q = target.q(batch.next_obs, next_actions)[0]
+    y = batch.rewards + args.gamma * (1 - batch.terminated) * q
+    want = (y - agent.q(batch.obs, batch.actions)[0]).pow(2).mean().item()
+    assert losses["value_loss"] == pytest.approx(want)
+
+
+def test_expected_gradient_of_a_learned_sigma(monkeypatch):
+    """It is 2 (m - c) (1 - m^2) in the bias and 2 sigma^2 in log sigma."""
+    count, sigma, pi, c = 100_000, [0.05, 0.1], [0.1, -0.2], [0.5, -0.4]
+    agent, batch, args, c = quadratic_case(monkeypatch, count, sigma, pi, c)
+    learn(agent, frozen_copy(agent), batch, args)
+    m, sigma = torch.tensor(pi).double(), torch.tensor(sigma).double()
+    # One sample's standard deviations are 2 sigma (1 - m^2) and, since the variance of eps^2 is 2,
+    # 2 sigma sqrt((m - c)^2 + 2 sigma^2). A mean's are 0.0006 and 0.00016 at most. Allow five.
+    errors = agent.actor[0].bias.grad - 2 * (m - c) * (1 - m**2)
+    assert (errors.abs() < 5 * 2 * sigma * (1 - m**2) / count**0.5).all()
+    errors = agent.actor.log_std.grad - 2 * sigma**2
+    assert (errors.abs() < 5 * 2 * sigma * ((m - c) ** 2 + 2 * sigma**2).sqrt() / count**0.5).all()
+
+
+def test_a_learned_sigma_shrinks_where_noise_costs_value(monkeypatch):
+    """No entropy bonus keeps it up. A step of rate 1 takes 2 sigma^2 from log sigma.
+
+    As d sigma / dn = -2 sigma^3, 1 / sigma^2 grows by 4 in each step: from 0.3 to 0.049 in 100.
+    """
+    agent, batch, args, _ = quadratic_case(monkeypatch, 256, [0.3, 0.3], [0.1, -0.2], [0.1, -0.2])
+    target, sigmas = frozen_copy(agent), []
+    for _ in range(100):
+        learn(agent, target, batch, args, actor_lr=1.0)
+        sigmas.append(agent.actor.log_std.detach().exp())
+    # Over 100 seeds: 0.0489, with a standard deviation of 0.00025. Allow five.
+    torch.testing.assert_close(sigmas[-1], torch.full((2,), 0.0489).double(), atol=1.3e-3, rtol=0)
+    for early, late in itertools.pairwise(sigmas[9::10]):
+        assert (late < early).all()
+
+
+def test_only_a_learned_sigma_is_a_parameter():
+    for noise in ("gaussian", "ou"):
+        names = [name for name, _ in Agent(3, 2, replace(SMALL, noise=noise)).named_parameters()]
+        assert not any("log_std" in name for name in names)
+    agent = Agent(3, 2, replace(SMALL, noise="learned", exploration_noise=0.3))
+    torch.testing.assert_close(agent.actor.log_std.exp(), torch.full((2,), 0.3))
+    actor = {id(weight) for weight in agent.actor.parameters()}
+    assert id(agent.actor.log_std) in actor  # so that the actor's optimizer trains it
+
+
+def test_the_targets_sigma_follows_the_learned_one():
+    agent, batch, args = agent_and_batch(noise="learned", tau=0.25)
+    target = frozen_copy(agent, noise=1.0)
+    first, before = target.actor.log_std.clone(), agent.actor.log_std.detach().clone()
+    learn(agent, target, batch, args, actor_lr=0.1)
+    new = agent.actor.log_std.detach()
+    assert (new != before).all()
+    torch.testing.assert_close(target.actor.log_std, 0.25 * new + 0.75 * first)
+
+
+def test_greedy_actions_do_not_use_a_learned_sigma():
+    args = replace(SMALL, noise="learned", exploration_noise=0.5, env_id="ScriptedBox-v0")
+    agent, env, rng = Agent(2, 2, args), ddpg.make_env(args), torch.get_rng_state()
+    obs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(agent.act(obs, greedy=True), agent.pi(obs))
+    ddpg.evaluate(agent, env, 1)
+    assert torch.equal(rng, torch.get_rng_state())
+    played = env.unwrapped.actions
+    assert len(played) == 3
+    for t, action in enumerate(played):
+        want = agent.act(torch.tensor([0.0, t]), greedy=True).numpy()
+        assert np.array_equal(action, to_env(want, env.action_space))
+    assert (agent.act(obs) != agent.pi(obs)).all()
+    assert not torch.equal(rng, torch.get_rng_state())
+
+
+def test_samples_of_a_learned_sigma_are_clipped_at_the_bounds():
+    agent = Agent(2, 2, replace(SMALL, noise="learned", exploration_noise=5.0))
+    actions = agent.act(torch.zeros(1000, 2))
+    # pi is near 0, so that P(a = 1) = P(eps > 0.2) = 0.42, with a deviation of 0.011. Allow five.
+    for bound in (-1.0, 1.0):
+        assert (actions == bound).double().mean().item() == pytest.approx(0.42, abs=0.055)
+    assert actions.abs().max() == 1.0
+
+
+def test_exploration_scatters_with_the_learned_sigma(recorded, capsys):
+    """First with --exploration-noise, because the rate is 0, then with that of the checkpoint."""
+
+    def noise_of(rows, path):
+        obs = torch.tensor(np.array([obs for obs, *_ in rows]), dtype=torch.float32)
+        agent = saved_agent(path, **flags)
+        return np.array([action for _, action, *_ in rows]) - agent.act(obs, greedy=True).numpy()
+
+    flags = {"noise": "learned", "exploration_noise": 0.15, "actor_lr": 0.0}
+    rows, _, _ = recorded(**flags, total_timesteps=320)
+    path = checkpoint_of(capsys.readouterr().out)
+    noise = noise_of(rows[20:], path)
+    # The deviations of the two estimates are 0.15 / sqrt(600) and 0.15 / sqrt(300). Allow five.
+    np.testing.assert_allclose(noise.std(0), 0.15, atol=0.031)
+    np.testing.assert_allclose(noise.mean(0), 0, atol=0.043)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.29  # between dimensions; the deviation is 0.058
+    assert abs(np.corrcoef(noise[1:, 0], noise[:-1, 0])[0, 1]) < 0.29  # over time
+    state = torch.load(path, weights_only=True)
+    for name in ("agent", "target"):
+        torch.testing.assert_close(state[name]["actor.log_std"].exp(), torch.full((2,), 0.15))
+    # While a buffer is refilled, the policy is frozen.
+    state["agent"]["actor.log_std"] = torch.tensor([0.02, 0.2]).log()
+    torch.save(state, path)
+    rows, updates, _ = recorded(resume=path, **flags, learning_starts=400, total_timesteps=620)
+    assert (len(rows), updates) == (300, [])
+    # The standard deviation of each estimate is a share of 1 / sqrt(600). Allow five.
+    np.testing.assert_allclose(noise_of(rows, path).std(0), [0.02, 0.2], rtol=0.21)
+
+
+def test_a_learned_sigma_is_logged_and_saved(recorded, capsys):
+    for noise in ("gaussian", "learned"):
+        recorded(noise=noise)
+        path = checkpoint_of(capsys.readouterr().out)
+        state = torch.load(path, weights_only=True)
+        events = EventAccumulator(os.path.dirname(path)).Reload()
+        is_learned = noise == "learned"
+        assert ("losses/sigma" in events.Tags()["scalars"]) == is_learned
+        assert ("actor.log_std" in state["agent"]) == is_learned
+    log_std = state["agent"]["actor.log_std"]
+    assert (log_std != np.log(np.float32(0.1))).all()  # it moved
+    assert (log_std != state["target"]["actor.log_std"]).all()  # the target lags behind
+    last = events.Scalars("losses/sigma")[-1]
+    assert last.step == 90
+    assert last.value == pytest.approx(log_std.exp().mean().item())
 
 
 # Overestimation
@@ -449,8 +683,8 @@ def recorded(tmp_path, monkeypatch):
     return run
 
 
-def saved_agent(path):
-    agent = Agent(2, 2, SMALL)
+def saved_agent(path, **changes):
+    agent = Agent(2, 2, replace(SMALL, **changes))
     agent.load_state_dict(torch.load(path, weights_only=True)["agent"])
     return agent
 
@@ -836,6 +1070,10 @@ def test_learns_the_identity(tmp_path):
         (["--batch-size", "0"], ["--batch-size must be in [1, inf], got 0"]),
         (["--policy-frequency", "0"], ["--policy-frequency must be in [1, inf], got 0"]),
         (["--exploration-noise", "-1"], ["--exploration-noise must be in [0, inf], got -1"]),
+        (
+            ["--noise", "learned", "--exploration-noise", "0"],
+            ["--noise learned requires --exploration-noise above 0"],
+        ),
         (["--buffer-size", "500"], ["--learning-starts", "--buffer-size"]),
         (["--buffer-size", "1000000000000000"], ["--buffer-size", "GiB"]),
         (["--env-id", "Unbounded-v0"], ["--env-id", "must be a bounded vector"]),
@@ -852,6 +1090,14 @@ def test_the_warm_up_must_fit_in_the_buffer():
     with pytest.raises(ValueError, match="--learning-starts must not exceed"):
         Args(learning_starts=11, buffer_size=10)
     Args(learning_starts=10, buffer_size=10)
+
+
+def test_a_learned_sigma_must_start_above_0():
+    with pytest.raises(ddpg.InputError, match="--noise learned requires --exploration-noise"):
+        Args(noise="learned", exploration_noise=0.0)
+    Args(noise="learned", exploration_noise=1e-3)
+    Args(noise="gaussian", exploration_noise=0.0)
+    Args(noise="ou", exploration_noise=0.0)
 
 
 def test_a_checkpoint_with_another_number_of_critics_is_refused(cli, tmp_path):

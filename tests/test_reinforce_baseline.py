@@ -226,6 +226,87 @@ def test_rows_after_the_end_of_a_episode_are_not_learned_from(baseline):
     assert one.losses == two.losses
 
 
+# The best share of the episodes: the cross-entropy method
+
+ELITE = replace(PLAIN, baseline="none", gamma=0.5)
+# Undiscounted returns 4, 3, 2, 3. From the first step on, gamma 0.5 would give 0.5, 3, 1.5, 3.
+REWARDS = [[0, 0, 0, 4], [3], [1, 1], [3, 0]]
+
+
+def elite_weights(rewards, **changes):
+    """The weights of each episode's steps, given its rewards."""
+    lengths = [len(column) for column in rewards]
+    args = replace(ELITE, num_envs=len(rewards), **changes)
+    episodes = random_episodes(lengths=lengths)
+    for n, column in enumerate(rewards):
+        episodes.rewards[: len(column), n] = column
+    batch = make_batch(make_agent(args), episodes, args)
+    assert torch.bincount(batch.episode).tolist() == lengths  # no rows after the end
+    return [batch.advantages[batch.episode == n].tolist() for n in range(len(rewards))]
+
+
+@pytest.mark.parametrize(
+    ("share", "elite"),
+    [
+        (0.001, [0]),  # at least one
+        (0.25, [0]),
+        (0.3, [0]),  # of 1.2
+        (0.4, [0, 1, 3]),  # of 1.6, so 2, but the second shares its return with another
+        (0.5, [0, 1, 3]),
+        (0.75, [0, 1, 3]),
+        (1.0, [0, 1, 2, 3]),
+    ],
+)
+def test_the_best_episodes_have_the_weight_1_and_all_others_0(share, elite):
+    want = [[float(n in elite)] * len(column) for n, column in enumerate(REWARDS)]
+    assert elite_weights(REWARDS, elite_share=share) == want
+
+
+def test_the_best_of_negative_returns():
+    """The zeros after the end of a short episode are not rewards."""
+    rewards = [[-1, -1, -1], [-2], [-1, -3]]
+    assert elite_weights(rewards, elite_share=0.3) == [[0, 0, 0], [1], [0, 0]]
+
+
+def test_if_all_returns_are_equal_all_episodes_count():
+    assert elite_weights([[1, 1], [2], [0, 2]], elite_share=0.3) == [[1, 1], [1], [1, 1]]
+
+
+def test_the_weights_of_the_best_episodes_are_discounted_on_request():
+    weights = elite_weights(REWARDS, elite_share=0.25, discount_policy_gradient=True)
+    assert weights == [[1, 0.5, 0.25, 0.125], [0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 1.0])
+def test_elite_gradient_by_definition(mdp, share):
+    """1/N times the sum of grad log pi(a|s) = onehot(a) - pi(s) over the steps of the elite."""
+    args = replace(ELITE, num_envs=12, elite_share=share, gamma=0.9)
+    agent = tabular_agent(args)
+    theta = agent.actor[0].weight.detach().T.clone()  # (state, action)
+    # Every 11th of the 128 trajectories; neighbours differ in the state after the last step.
+    played = [(states, actions) for _, states, actions in mdp.trajectories(theta)][::11]
+    columns = [episodes_of(mdp, *trajectory) for trajectory in played]
+    joined = [np.concatenate([column[i] for column in columns], 1) for i in range(4)]
+    ends = [np.concatenate([column[i] for column in columns]) for i in (4, 5)]
+    batch = make_batch(agent, Episodes(*joined, *ends), args)
+    reinforce.update(agent, *sgd(agent, 1.0), batch, args)
+
+    def total(states, actions):
+        return sum(mdp.reward[s, a].item() for s, a in zip(states, actions))
+
+    worst = sorted((total(*pair) for pair in played), reverse=True)[max(1, round(12 * share)) - 1]
+    want, pi, count = torch.zeros(2, 2, dtype=torch.float64), theta.softmax(-1), 0
+    for states, actions in played:
+        if total(states, actions) >= worst - 1e-9:
+            count += 1
+            for s, a in zip(states, actions):
+                want[s] += (torch.eye(2)[a] - pi[s]) / 12
+    assert len(played) == 12
+    # The returns 0.8 of the 8th, 9th and 10th are equal.
+    assert count == {0.05: 1, 0.3: 4, 0.7: 10, 1.0: 12}[share]
+    torch.testing.assert_close(agent.actor[0].weight.detach().T - theta, want, atol=1e-9, rtol=0)
+
+
 # The update
 
 
@@ -612,7 +693,33 @@ def test_learns_the_identity(tmp_path, baseline):
     assert min(reinforce.evaluate(agent, env, 3)) > 20
 
 
+def test_learns_the_identity_from_the_best_episodes(tmp_path):
+    """Measured over seeds 0 to 9: 25 of 25, also with the shares 0.1 and 0.5."""
+    args = Args(
+        env_id="Identity-v0",
+        baseline="none",
+        elite_share=0.25,
+        num_envs=16,
+        total_timesteps=20_000,
+        actor_lr=1e-2,
+        log_dir=str(tmp_path),
+    )
+    agent, _ = reinforce.train(args)
+    _, env = reinforce.make_envs(args)
+    assert min(reinforce.evaluate(agent, env, 3)) > 20
+
+
 # Bad input
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_the_best_share_needs_no_baseline(baseline):
+    if baseline == "none":
+        Args(baseline="none", elite_share=0.2)
+    else:
+        with pytest.raises(reinforce.InputError, match="--elite-share requires --baseline none"):
+            Args(baseline=baseline, elite_share=0.2)
+    Args(baseline=baseline, elite_share=0.0)
 
 
 @pytest.mark.parametrize(
@@ -620,6 +727,8 @@ def test_learns_the_identity(tmp_path, baseline):
     [
         (["--baseline", "median"], ["--baseline", "value"]),
         (["--mean-decay", "2"], ["--mean-decay must be in [0, 1], got 2"]),
+        (["--elite-share", "0.2"], ["--elite-share requires --baseline none"]),
+        (["--elite-share", "1.5"], ["--elite-share must be in [0, 1], got 1.5"]),
         (["--num-envs", "0"], ["--num-envs must be in [1, inf], got 0"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
