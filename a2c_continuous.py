@@ -19,14 +19,15 @@ Continuous control is sensitive to scale, so this file adds:
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], and clipped to
   [-10, 10]. Their mean is not subtracted.
-- Both use running statistics, which are frozen during evaluation.
+- Both use running statistics, frozen in evaluation. Those of the rewards change before update(),
+  those of the observations after it.
 - log sigma is clamped to [-5, 2].
 
-As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. Each of
-the K critic steps recomputes A and G, and the last one also updates the actor. With K > 1 the
-baseline depends on the sampled actions. --actor-updates E > 1 takes the last E steps with PPO's
-clipped loss. A is normalised over the batch, gradients are clipped, and the factor gamma^t of
-Sutton and Barto (2018, section 13.5) is omitted.
+As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. w_old is w
+before the K critic steps. Each of them recomputes A and G, and the last one also updates the actor.
+With --actor-updates E > 1, the last E do, with PPO's clipped loss. K > 1 biases the gradient, as the
+baseline then depends on the sampled actions. The actor's A is normalised over the batch, gradients
+are clipped, and the factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -150,7 +151,7 @@ def clipped_surrogate_loss(log_ratios: Tensor, advantages: Tensor, clip_coef: fl
 
 
 def policy_change(log_ratios: Tensor, clip_coef: float) -> dict[str, Tensor]:
-    """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and how many ratios are clipped."""
+    """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and the fraction outside 1 +- c."""
     ratios = log_ratios.exp()
     clipped = ((ratios - 1).abs() > clip_coef).float()
     return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": clipped.mean()}
@@ -190,9 +191,7 @@ class RunningStatistics(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
 
     def _apply(self, fn, recurse=True):
-        return (
-            self  # stay on the CPU, where the data is, and in float64, which MPS does not support
-        )
+        return self  # .to() and .float() leave this on the CPU, like the data, and in float64
 
     def update(self, batch: np.ndarray) -> None:
         """Add a batch (B, *shape)."""
@@ -355,7 +354,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
                 log_ratios = log_probs - old_log_probs
                 actor_loss = clipped_surrogate_loss(log_ratios, advantages, args.clip_coef)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
-        optimizer.zero_grad()  # sets gradients to None: an actor without a loss is not changed
+        optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()

@@ -14,16 +14,17 @@ it is negative. The rollout is then discarded.
 A[t+1] counts as 0 if the episode or the rollout ends with step t. lambda = 0 gives the one-step TD
 error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
-  current critic. The actor uses the A computed just before the last critic step.
+  current critic before it changes it. The actor's step uses the A of its critic step.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - With K > 1 the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.
 - With --actor-updates E > 1, the actor takes part in the last E steps and descends PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), in place of
-  -mean[A log pi(a|s)]. pi_old is the policy that collected (Schulman et al. 2017, eq. 7).
+  -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). PPO itself
+  computes A once, and takes its steps on minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
-- A is normalised over the batch, gradients are clipped, and the default optimizer is Adam.
+- The actor's A is normalised over the batch, gradients are clipped, and the optimizer is Adam.
 - The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted, as is common.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds; the last line looks like
@@ -68,7 +69,7 @@ NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, 
 @dataclass(frozen=True)
 class Args:
     # Algorithm
-    total_timesteps: Count = 150_000  # environment steps, summed over all environments
+    total_timesteps: Count = 250_000  # environment steps, summed over all environments
     num_envs: Count = 32  # N, parallel environments; larger N gives more diverse batches
     num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
@@ -146,7 +147,7 @@ def clipped_surrogate_loss(log_ratios: Tensor, advantages: Tensor, clip_coef: fl
 
 
 def policy_change(log_ratios: Tensor, clip_coef: float) -> dict[str, Tensor]:
-    """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and how many ratios are clipped."""
+    """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and the fraction outside 1 +- c."""
     ratios = log_ratios.exp()
     clipped = ((ratios - 1).abs() > clip_coef).float()
     return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": clipped.mean()}
@@ -306,7 +307,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
                 log_ratios = log_probs - old_log_probs
                 actor_loss = clipped_surrogate_loss(log_ratios, advantages, args.clip_coef)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
-        optimizer.zero_grad()  # sets gradients to None: an actor without a loss is not changed
+        optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()

@@ -21,8 +21,8 @@ without bias if V is exact.
 delta is computed once, before either network is updated. The critic's update is a semi-gradient: no
 gradient flows through the target. Differences from the book:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
-- The optimizer is Adam. --optimizer sgd gives the book's updates; try it with --actor-lr 1e-4.
-- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. This follows the
+- The optimizer is Adam. --optimizer sgd gives the book's steps; try it with --actor-lr 1e-4.
+- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. This flag follows the
   gradient of the start state's discounted value, but gives late steps little weight.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
@@ -137,7 +137,7 @@ class Agent(nn.Module):
 
 # --- Learn
 class Transition(NamedTuple):
-    """One step; log_pi and values were computed before it and keep their graphs."""
+    """One step; log_pi and values carry gradients."""
 
     log_pi: Tensor  # log pi(.|S), (1, act_size)
     values: Tensor  # V(S), (1, 1), or Q(S, .), (1, act_size)
@@ -158,7 +158,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S) from before it."""
+    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S), all from before."""
     is_q = args.critic == "q"
     value, log_prob = step.values[0, step.action if is_q else 0], step.log_pi[0, step.action]
     with torch.no_grad():
@@ -219,7 +219,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             run.add_step(next_obs, reward, done)
             next_obs = tensor(next_obs)[None]
             if args.critic == "q":
-                next_action = agent.act(next_obs).item()  # A', sampled before the update
+                next_action = agent.act(
+                    next_obs
+                ).item()  # A', sampled before the update, as QAC does
             step = Transition(log_pi, values, action, reward, next_obs, next_action, terminated)
             found = update(agent, optimizer, step, gamma_t, args)
             run.check(delta=found["delta"], log_prob=found["log_prob"])

@@ -9,9 +9,9 @@ sampled from the store.
     L_actor  = -mean[Q(s, pi(s))]                             minimised over the weights of pi
     w'       = tau w + (1 - tau) w'                           the targets Q', pi' are slow copies
 
-Why this improves the policy: the best action is hard to find, so take one step uphill from pi(s),
-a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress pi(s) onto it. With a+ held constant,
-(pi(s) - a+)^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor. The step is
+Why this improves the policy: instead of searching for the action with the largest Q, take one step
+uphill, a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress pi(s) onto it. With a+ held constant,
+|pi(s) - a+|^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor. The step is
 only as good as Q. Q evaluates roughly the current policy, because the target uses pi'(s'), whatever
 action was taken next. Old transitions are therefore usable without importance weights.
 
@@ -23,7 +23,7 @@ Differences from the paper:
 - Uniformly random actions before the first update.
 - Actions enter the critic in its first layer; no batch normalisation; no weight decay.
 - Layer sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
-Two relatives are available by flags:
+Flags give two relatives:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
   the smaller of two target values, updates the actor and the targets every second step, and
   smooths Q' by noise on pi'(s').
@@ -196,8 +196,8 @@ class Agent(nn.Module):
 def next_noise(noise: Tensor, args: Args) -> Tensor:
     """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15 % towards 0 in each step."""
     kept, std = 0.85 if args.noise == "ou" else 0.0, args.exploration_noise
-    if args.noise == "learned":  # part of the policy's samples
-        return noise
+    if args.noise == "learned":
+        return noise  # 0; Agent.sample() adds sigma epsilon
     return kept * noise + std * torch.randn_like(noise)
 
 
@@ -294,8 +294,8 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
 def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
-    After a time limit Q(s', pi(s')) estimates the missing tail of G. Q predicts the return without
-    noise, and exploration noise usually lowers G.
+    After a time limit Q(s', pi(s')) estimates the missing tail of G. Q ignores exploration noise
+    (unless it is learned), which usually lowers G.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
     total, returns = tail.item() * (1 - episode.terminated[-1].item()), []
@@ -308,7 +308,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 @torch.no_grad()
 def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
-    """Statistics of the last batch, of the latest gradients, and of the last finished episode."""
+    """Statistics of the last batch (targets without noise), the gradients, and the last episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     q = agent.q(batch.obs, batch.actions)

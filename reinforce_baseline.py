@@ -15,12 +15,12 @@ A baseline that does not depend on the action does not bias the gradient estimat
 its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
 only after it has been used. Otherwise it would depend on the actions that it judges.
 
-V is a baseline and not a critic, although its flags keep the names used in the other files. Nothing
+V is a baseline and not a critic, although the code calls it critic, as the other files do. Nothing
 is bootstrapped from it, except where a time limit ends an episode: there V estimates the missing
 tail of the return (--bootstrap).
 
 --elite-share P is the cross-entropy method: in L_actor, the weight G[t] - b(s[t]) becomes 1 for the
-steps of the best share P of the N episodes, by undiscounted return, and 0 for all others.
+steps of the best share P of the N episodes (and ties), by undiscounted return, and 0 for others.
 
 Differences from the book:
 - One gradient step on N episodes instead of one per time step; clipped gradients; Adam.
@@ -72,7 +72,7 @@ class Args:
     total_timesteps: Count = 300_000  # environment steps, summed over all episodes
     num_envs: Count = 16  # N, episodes per update, played in parallel
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
-    elite_share: Fraction = 0.0  # imitate the best share of the episodes; 0 disables it
+    elite_share: Fraction = 0.0  # imitate this fraction of the episodes, the best; 0 disables it
     bootstrap: bool = True  # value baseline: use V(s) where a time limit ends an episode
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
@@ -209,7 +209,7 @@ class EpisodeBatch(NamedTuple):
     obs: Tensor  # (B, obs_size)
     actions: Tensor  # (B,)
     returns: Tensor  # (B,), G[t]
-    advantages: Tensor  # (B,), G[t] - b(s[t]), or gamma^t times that
+    advantages: Tensor  # (B,), the weight of log pi in L_actor: G[t] - b(s[t]) by default
     episode: Tensor  # (B,), the episode of each step
 
 
@@ -254,7 +254,7 @@ def update(
     loss = policy_loss - args.ent_coef * entropies.sum() / args.num_envs
     norms = [descend(actor_optimizer, loss, args.max_grad_norm)]
     losses = {"policy_loss": policy_loss, "entropy": entropies.mean()}
-    # Only now, so that the baseline used above is independent of these actions.
+    # make_batch used the baseline from before this update, which is independent of these actions.
     agent.mean_return.lerp_(batch.returns.mean(), 1 - args.mean_decay)
     if args.baseline == "value":
         for _ in range(args.critic_updates):
@@ -266,7 +266,7 @@ def update(
 
 
 def gradient_variance(agent: Agent, batch: EpisodeBatch, num_episodes: int) -> float:
-    """Variance of the policy gradient: an episode's, summed over all weights, divided by N."""
+    """Variance of the policy gradient: per episode, summed over all weights, divided by N."""
     gradients = []
     for n in range(num_episodes):
         rows = batch.episode == n
