@@ -25,7 +25,7 @@ Continuous control is sensitive to scale, so this file adds:
 
 As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. w_old is w
 before the K critic steps. Each of them recomputes A and G, and the last one also updates the actor.
-With --actor-updates E > 1, the last E do, with PPO's clipped loss. K > 1 biases the gradient, as the
+With --actor-updates E > 1, the last E do, with PPO's clipped loss. K > 1 biases the gradient: the
 baseline then depends on the sampled actions. The actor's A is normalised over the batch, gradients
 are clipped, and the factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted.
 
