@@ -108,9 +108,7 @@ class Args:
         if self.learning_starts > self.buffer_size:
             raise InputError(f"--learning-starts must not exceed --buffer-size {self.buffer_size}")
         if self.noise == "learned" and not self.exploration_noise:
-            raise InputError(
-                "--noise learned requires --exploration-noise above 0, the first sigma"
-            )
+            raise InputError("--noise learned requires --exploration-noise above 0")
 
 
 # --- Equations
@@ -195,10 +193,10 @@ class Agent(nn.Module):
 # --- Collect
 def next_noise(noise: Tensor, args: Args) -> Tensor:
     """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15 % towards 0 in each step."""
-    kept, std = 0.85 if args.noise == "ou" else 0.0, args.exploration_noise
     if args.noise == "learned":
         return noise  # 0; Agent.sample() adds sigma epsilon
-    return kept * noise + std * torch.randn_like(noise)
+    kept = 0.85 if args.noise == "ou" else 0.0
+    return kept * noise + args.exploration_noise * torch.randn_like(noise)
 
 
 def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
