@@ -52,7 +52,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -112,7 +112,7 @@ class Args:
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_flags(self)
         if self.shared_body and self.critic_updates > 1:
             raise InputError("--shared-body requires --critic-updates 1")
         if self.actor_updates > self.critic_updates:
@@ -417,17 +417,19 @@ class InputError(ValueError):
     """A mistake the user can fix: one line on stderr and exit status 2, no traceback."""
 
 
-def check_ranges(args: Args) -> None:
-    """Raise InputError if a flag is outside the range in its annotation."""
+def check_flags(args: Args) -> None:
+    """Raise InputError if a flag is not among the choices or in the range of its annotation."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value = getattr(args, name)
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
             value = tuple(value) if isinstance(value, list) else value.item()
             object.__setattr__(args, name, value)
+        flag, choices = "--" + name.replace("_", "-"), get_args(hint)
+        if get_origin(hint) is Literal and value not in choices:
+            raise InputError(f"{flag} must be one of {choices}, got {value!r}")
         values, kind = (value, get_args(hint)[0]) if isinstance(value, tuple) else ((value,), hint)
         for low, high in getattr(kind, "__metadata__", ()):
             if not all(low <= x <= high for x in values):
-                flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
 
 
@@ -481,11 +483,11 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
     if film:
         task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
-        hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
     try:
         env = gym.make(args.env_id, **options)
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
         if film:  # fail now, not after training
+            hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018

@@ -676,6 +676,12 @@ def test_a_list_of_sizes_becomes_a_tuple(case, tmp_path, capsys):
         case.module.Args(hidden_sizes=[8, 0])
 
 
+def test_unknown_choices_are_refused_from_python_too(case):
+    for name in ("activation", "device"):
+        with pytest.raises(ValueError, match=f"--{name} must be one of .*, got 'nonsense'"):
+            case.module.Args(**{name: "nonsense"})
+
+
 # Bad input: one line that names the flag, exit status 2, no traceback, no new file
 
 
@@ -698,6 +704,7 @@ def test_a_list_of_sizes_becomes_a_tuple(case, tmp_path, capsys):
         (["--hidden-sizes", "64", "0"], ["--hidden-sizes"]),
         (["--eval-episodes", "0"], ["--eval-episodes", "got 0"]),
         (["--capture-video"], ["--capture-video", "rgb_array"]),
+        (["--env-id", "CatPole-v1", "--capture-video"], ["--env-id CatPole-v1", "CartPole"]),
         (["--resume", "nowhere.pt"], ["--resume nowhere.pt", "no such file"]),
         (["--resume", "README.md"], ["--resume README.md", "not a checkpoint"]),
         (["--resume", "tests"], ["--resume tests", "no such file"]),
