@@ -310,8 +310,9 @@ def env_kwargs(args: Args) -> dict:
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
     task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
-    task += f" --env-kwargs {args.env_kwargs}" if options else ""
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
+    if options:  # an environment can raise anything if its arguments are wrong
+        task, known = f"{task} --env-kwargs {args.env_kwargs}", Exception
     if film:
         task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
     try:
@@ -377,7 +378,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
-        raise InputError(f"--resume {path}: {reason}") from error
+        raise InputError(f"--resume {file}: {reason}") from error
     wanted = {"script": SCRIPT}
     if args:
         wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}

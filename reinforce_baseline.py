@@ -394,8 +394,9 @@ def env_kwargs(args: Args) -> dict:
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
     task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
-    task += f" --env-kwargs {args.env_kwargs}" if options else ""
     known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
+    if options:  # an environment can raise anything if its arguments are wrong
+        task, known = f"{task} --env-kwargs {args.env_kwargs}", Exception
     if film:
         task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
     try:
@@ -430,7 +431,9 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     env = make_env(args, film=args.capture_video)
     mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
     has_signals = threading.current_thread() is threading.main_thread()
-    if mode == "auto" and env.unwrapped.spec.vector_entry_point:
+    options = env_kwargs(args)
+    has_limit = (options.get("max_episode_steps", 1) or -1) > 0  # null: the default, -1: none
+    if mode == "auto" and has_limit and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []  # the environment's own vector form
     if env.spec.max_episode_steps is None:
         print(
@@ -440,7 +443,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
-        options = {"vectorization_mode": mode, "wrappers": wrappers, **env_kwargs(args)}
+        options |= {"vectorization_mode": mode, "wrappers": wrappers}
         envs = gym.make_vec(args.env_id, args.num_envs, **options)
     except Exception as error:
         hint = "" if mode == "sync" else "; use --vectorization sync"
@@ -495,7 +498,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
-        raise InputError(f"--resume {path}: {reason}") from error
+        raise InputError(f"--resume {file}: {reason}") from error
     wanted = {"script": SCRIPT}
     if args:
         wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}

@@ -337,6 +337,25 @@ def test_env_kwargs_reach_every_environment(case, tmp_path, monkeypatch, capsys)
     assert json.loads(state["args"]["env_kwargs"]) == kwargs
 
 
+def test_an_environment_that_raises_anything_over_its_arguments(case, cli, tmp_path):
+    flags = ["--env-id", case.toy, "--env-kwargs", '{"space": "nowhere"}']  # KeyError
+    words = [f"--env-id {case.toy} ", '--env-kwargs {"space": "nowhere"}: ']
+    assert_refused(cli(case.file, *flags), tmp_path, words)
+
+
+@pytest.mark.parametrize("limit", [None, -1])
+def test_a_time_limit_may_be_null_or_absent(limit, tmp_path):
+    """Null stands for the registered limit, and -1 for none, which no vector form can do."""
+    (case,) = (case for case in CASES if case.name == "a2c_discrete")
+    kwargs = json.dumps({"max_episode_steps": limit})
+    args = case.args(tmp_path, env_id="CartPole-v1", env_kwargs=kwargs)
+    envs, env = case.module.make_envs(args)
+    assert env.spec.max_episode_steps == (500 if limit is None else None)
+    assert isinstance(envs.unwrapped, gym.vector.SyncVectorEnv)
+    _, episodes = case.module.train(args)
+    assert min(length for _, _, length in episodes) > 5
+
+
 def test_env_kwargs_of_a_vector_form(case, tmp_path):
     """CartPole's vector form has a time limit of its own, which the argument replaces."""
     if case.is_box:
@@ -712,6 +731,7 @@ def test_unknown_choices_are_refused_from_python_too(case):
         (["--eval-interval", "-1"], ["--eval-interval", "got -1"]),
         (["--env-kwargs", "n=3"], ["--env-kwargs n=3: must be a JSON object", "is_slippery"]),
         (["--env-kwargs", "[3]"], ["--env-kwargs [3]: must be a JSON object"]),
+        (["--env-kwargs", '{"max_episode_steps": 0}'], ["--env-kwargs", "max_episode_steps"]),
         (
             ["--env-kwargs", '{"nonsense": 3}'],
             ['--env-kwargs {"nonsense": 3}', "argument 'nonsense'"],
