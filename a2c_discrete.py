@@ -478,10 +478,9 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     env = make_env(args, film=args.capture_video)
     mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
     has_signals = threading.current_thread() is threading.main_thread()
-    options = env_kwargs(args)
-    has_limit = (options.get("max_episode_steps", 1) or -1) > 0  # null: the default, -1: none
-    if mode == "auto" and has_limit and env.unwrapped.spec.vector_entry_point:
-        mode, wrappers = "vector_entry_point", []  # the environment's own vector form
+    options = env_kwargs(args)  # which the environment's own vector form may not know
+    if mode == "auto" and not options and env.unwrapped.spec.vector_entry_point:
+        mode, wrappers = "vector_entry_point", []
     if args.randomize_domain:
         if not hasattr(env.unwrapped, "turbulence_power"):
             raise InputError(f"--randomize-domain is for LunarLander-v3, not for {args.env_id}")

@@ -345,7 +345,7 @@ def test_an_environment_that_raises_anything_over_its_arguments(case, cli, tmp_p
 
 @pytest.mark.parametrize("limit", [None, -1])
 def test_a_time_limit_may_be_null_or_absent(limit, tmp_path):
-    """Null stands for the registered limit, and -1 for none, which no vector form can do."""
+    """Null stands for the registered limit, and -1 for none. CartPole's vector form knows neither."""
     (case,) = (case for case in CASES if case.name == "a2c_discrete")
     kwargs = json.dumps({"max_episode_steps": limit})
     args = case.args(tmp_path, env_id="CartPole-v1", env_kwargs=kwargs)
@@ -356,8 +356,8 @@ def test_a_time_limit_may_be_null_or_absent(limit, tmp_path):
     assert min(length for _, _, length in episodes) > 5
 
 
-def test_env_kwargs_of_a_vector_form(case, tmp_path):
-    """CartPole's vector form has a time limit of its own, which the argument replaces."""
+def test_env_kwargs_of_an_environment_with_a_vector_form(case, tmp_path):
+    """CartPole's has a time limit of its own."""
     if case.is_box:
         pytest.skip("CartPole has discrete actions")
     args = case.args(tmp_path, env_id="CartPole-v1", env_kwargs='{"max_episode_steps": 9}')
