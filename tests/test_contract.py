@@ -345,7 +345,7 @@ def test_an_environment_that_raises_anything_over_its_arguments(case, cli, tmp_p
 
 @pytest.mark.parametrize("limit", [None, -1])
 def test_a_time_limit_may_be_null_or_absent(limit, tmp_path):
-    """Null stands for the registered limit, and -1 for none. CartPole's vector form knows neither."""
+    """Null is the registered limit, and -1 none; CartPole's vector form knows neither."""
     (case,) = (case for case in CASES if case.name == "a2c_discrete")
     kwargs = json.dumps({"max_episode_steps": limit})
     args = case.args(tmp_path, env_id="CartPole-v1", env_kwargs=kwargs)
