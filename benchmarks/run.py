@@ -6,15 +6,15 @@
     python benchmarks/run.py --cores 1                  one run at a time, to compare seconds
     python benchmarks/run.py --address auto             on the Ray cluster that this machine is in
 
-Two kinds of files come of it, in benchmarks/results:
+The results are in benchmarks/results/reporting:
 
     curves/<script>-<env>[-<variant>].csv    seed, step, seconds, return: a row for each point that
                                              the script logged, the mean return of the episodes
                                              that finished since the one before
     summary.csv                              a row for each run, see SUMMARY
 
-A run that is in summary.csv with the same flags is not run again, but for --again; one that failed
-or was killed is. So the command can be stopped and repeated at any time, if one at a time.
+A run that is in summary.csv with the same flags is not repeated, except with --again. One that failed
+or was killed is. So the command can be stopped and restarted at any time, but only run once at a time.
 """
 
 import argparse
@@ -38,7 +38,7 @@ import tomllib
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results" / "reporting"
 CURVE = ["seed", "step", "seconds", "return"]
 SUMMARY = [
     "script",
@@ -191,8 +191,8 @@ def jobs(options: argparse.Namespace) -> list[dict]:
     known = {tuple(row[k] for k in SAME) for row in rows}
     found = []
     for experiment in experiments:
-        job = {"variant": "", "flags": "", "threshold": "", "seeds": 1} | experiment
-        seeds = range(job.pop("seeds"))
+        job = {"variant": "", "flags": "", "threshold": "", "seeds": [100, 101]} | experiment
+        seeds = range(*job.pop("seeds"))
         if set(options.only) <= {job["script"], job["env"], job["variant"]}:
             found += [job | {"seed": seed} for seed in seeds]
     if not found:
