@@ -13,8 +13,9 @@ The results are in benchmarks/results/reporting:
                                              that finished since the one before
     summary.csv                              a row for each run, see SUMMARY
 
-A run that is in summary.csv with the same flags is not repeated, except with --again. One that failed
-or was killed is. So the command can be stopped and restarted at any time, but only run once at a time.
+A run that is in summary.csv with the same flags is not repeated, except with --again. One that
+failed or was killed is. So the command can be stopped and restarted at any time. Run only one at a
+time.
 """
 
 import argparse
