@@ -19,8 +19,8 @@ Continuous control is sensitive to scale, so this file adds:
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], and clipped to
   [-10, 10]. Their mean is not subtracted.
-- Both use running statistics, frozen in evaluation. Those of the rewards change before update(),
-  those of the observations after it.
+- Both normalisations use running statistics, frozen in evaluation. Those of the rewards change
+  before update(), those of the observations after it.
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. w_old is w
@@ -73,7 +73,7 @@ class Args:
     # Algorithm
     total_timesteps: Count = 400_000  # environment steps, summed over all environments
     num_envs: Count = 16  # N, parallel environments; larger N gives more diverse batches
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per rollout
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # the A3C paper uses rmsprop
@@ -81,12 +81,12 @@ class Args:
     critic_lr: NonNegative = 1e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, critic steps per rollout
-    actor_updates: Count = 1  # E, how many of them also update the actor; 1: A2C, more: PPO's loss
-    clip_coef: Fraction = 0.2  # c, PPO's clipping range for the ratio of probabilities
+    actor_updates: Count = 1  # E, critic steps that also update the actor; 1: A2C, >1: PPO's loss
+    clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
-    ent_coef: NonNegative = 0.0  # beta, entropy bonus; discourages premature convergence
+    ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages, so that ent_coef suits any reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
@@ -96,17 +96,17 @@ class Args:
     norm_obs: bool = True  # normalise observations to mean 0, standard deviation 1
     norm_reward: bool = True  # divide rewards by the standard deviation of their discounted sum
     # Environment
-    env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions, vector observations
-    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
+    env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions and vector observations
+    env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
     vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -163,7 +163,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
-    """Mean squared or Huber error, with the returns constant; (B,), (B,) -> ()."""
+    """Mean squared error or Huber loss, with the returns constant; (B,), (B,) -> ()."""
     assert values.shape == returns.shape  # (B,) minus (B, 1) would broadcast to (B, B)
     loss = F.huber_loss if kind == "huber" else F.mse_loss
     return loss(values, returns.detach())
@@ -182,7 +182,7 @@ def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
 
 
 class RunningStatistics(nn.Module):
-    """Mean and variance of all values so far, batch by batch (Chan et al. 1983), in float64."""
+    """Running mean and variance, updated batch by batch (Chan et al. 1983), in float64."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ it is negative. The rollout is then discarded.
 A[t+1] counts as 0 if the episode or the rollout ends with step t. lambda = 0 gives the one-step TD
 error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
-  current critic before it changes it. The actor's step uses the A of its critic step.
+  current critic before changing it. The actor's step uses the A of its critic step.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - With K > 1 the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.
@@ -71,7 +71,7 @@ class Args:
     # Algorithm
     total_timesteps: Count = 250_000  # environment steps, summed over all environments
     num_envs: Count = 32  # N, parallel environments; larger N gives more diverse batches
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per update
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per rollout
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "adam"  # the A3C paper uses rmsprop
@@ -79,12 +79,12 @@ class Args:
     critic_lr: NonNegative = 5e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 3  # K, critic steps per rollout
-    actor_updates: Count = 1  # E, how many of them also update the actor; 1: A2C, more: PPO's loss
-    clip_coef: Fraction = 0.2  # c, PPO's clipping range for the ratio of probabilities
+    actor_updates: Count = 1  # E, critic steps that also update the actor; 1: A2C, >1: PPO's loss
+    clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
-    ent_coef: NonNegative = 0.01  # beta, entropy bonus; discourages premature convergence
+    ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages, so that ent_coef suits any reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
@@ -92,7 +92,7 @@ class Args:
     shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
-    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
+    env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
     vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     randomize_domain: bool = False  # LunarLander: random gravity and wind in training
     # Run
@@ -100,9 +100,9 @@ class Args:
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -159,7 +159,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
-    """Mean squared or Huber error, with the returns constant; (B,), (B,) -> ()."""
+    """Mean squared error or Huber loss, with the returns constant; (B,), (B,) -> ()."""
     assert values.shape == returns.shape  # (B,) minus (B, 1) would broadcast to (B, B)
     loss = F.huber_loss if kind == "huber" else F.mse_loss
     return loss(values, returns.detach())
@@ -197,7 +197,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # Gumbel-max trick; torch.multinomial would add 5 % to the run time
+        if not greedy:  # Gumbel-max trick; torch.multinomial would add 5% to the run time
             logits = logits - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
 

@@ -22,8 +22,8 @@ delta is computed once, before either network is updated. The critic's update is
 gradient flows through the target. Differences from the book:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd gives the book's steps; try it with --actor-lr 1e-4.
-- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. This flag follows the
-  gradient of the start state's discounted value, but gives late steps little weight.
+- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. The actor then
+  follows the gradient of the start state's discounted value, but late steps have little weight.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -77,15 +77,15 @@ class Args:
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
-    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
+    env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -102,7 +102,7 @@ def td_error(reward: float, value: float, next_value: float, terminated, gamma: 
 
 def sample(logits: Tensor) -> Tensor:
     """Sample from softmax(logits): (..., act_size) -> (...)."""
-    # Gumbel-max trick; torch.multinomial would add 5 % to the run time.
+    # Gumbel-max trick; torch.multinomial would add 5% to the run time.
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
@@ -158,7 +158,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return delta, V(S) or Q(S, A), and log pi(A|S), all from before."""
+    """Update both networks; return the pre-update delta, V(S) or Q(S, A), and log pi(A|S)."""
     is_q = args.critic == "q"
     value, log_prob = step.values[0, step.action if is_q else 0], step.log_pi[0, step.action]
     with torch.no_grad():
@@ -169,7 +169,7 @@ def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args
     loss = -delta * value - gamma_t * weight * log_prob
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            parameter.grad = None  # like zero_grad(), which would add 5 % to a step
+            parameter.grad = None  # like zero_grad(), which would add 5% to the step time
     loss.backward()
     optimizer.step()
     return {"delta": delta, "value": value.item(), "log_prob": log_prob.item()}
@@ -219,9 +219,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             run.add_step(next_obs, reward, done)
             next_obs = tensor(next_obs)[None]
             if args.critic == "q":
-                next_action = agent.act(
-                    next_obs
-                ).item()  # A', sampled before the update, as QAC does
+                next_action = agent.act(next_obs).item()  # A', sampled before the update, as in QAC
             step = Transition(log_pi, values, action, reward, next_obs, next_action, terminated)
             found = update(agent, optimizer, step, gamma_t, args)
             run.check(delta=found["delta"], log_prob=found["log_prob"])

@@ -88,16 +88,16 @@ class Args:
     hidden_sizes: tuple[Count, ...] = (256, 256)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     # Environment
-    env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions, vector observations
-    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
+    env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions and vector observations
+    env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     save_buffer: bool = False  # also save the replay buffer; otherwise a resumed run refills it
@@ -192,7 +192,7 @@ class Agent(nn.Module):
 
 # --- Collect
 def next_noise(noise: Tensor, args: Args) -> Tensor:
-    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15 % towards 0 in each step."""
+    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15% towards 0 in each step."""
     if args.noise == "learned":
         return noise  # 0; Agent.sample() adds sigma epsilon
     kept = 0.85 if args.noise == "ou" else 0.0

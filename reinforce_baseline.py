@@ -86,17 +86,17 @@ class Args:
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     # Environment
-    env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions, vector observations
-    env_kwargs: str = "{}"  # keyword arguments of the environment, as a JSON object
+    env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
+    env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
     vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Count = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
-    eval_episodes: Count = 10  # greedy episodes per evaluation, with the seeds 0, 1, ...
+    eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # film the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -160,7 +160,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         """Sample from pi, or take the most likely action: (..., obs_size) -> (...)."""
         logits = self.actor(obs)
-        if not greedy:  # Gumbel-max trick; torch.multinomial would add 5 % to the run time
+        if not greedy:  # Gumbel-max trick; torch.multinomial would add 5% to the run time
             logits = logits - torch.empty_like(logits).exponential_().log()
         return logits.argmax(-1)
 
