@@ -25,9 +25,10 @@ Continuous control is sensitive to scale, so this file adds:
 
 As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. w_old is w
 before the K critic steps. Each of them recomputes A and G, and the last one also updates the actor.
-With --actor-updates E > 1, the last E do, with PPO's clipped loss. K > 1 biases the gradient: the
-baseline then depends on the sampled actions. The actor's A is normalised over the batch, gradients
-are clipped, and the factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted.
+With --actor-updates E > 1, the last E do, with PPO's clipped loss and the A from before all steps.
+With E = 1, K > 1 biases the gradient: the baseline then depends on the sampled actions. The actor's
+A is normalised over the batch, gradients are clipped, and the factor gamma^t of Sutton and Barto
+(2018, section 13.5) is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -142,19 +143,24 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     return -(advantages.detach() * log_probs).mean()
 
 
-def clipped_surrogate_loss(log_ratios: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
-    """-mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], with A constant; (B,), (B,) -> ()."""
-    assert log_ratios.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
-    ratios, advantages = log_ratios.exp(), advantages.detach()
-    clipped = ratios.clamp(1 - clip_coef, 1 + clip_coef)
-    return -torch.min(ratios * advantages, clipped * advantages).mean()
+def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c: float) -> Tensor:
+    """PPO: -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], with A constant; (B,) each -> ()."""
+    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
+    ratios, advantages = (log_probs - old_log_probs).exp(), advantages.detach()
+    return -torch.min(ratios * advantages, ratios.clamp(1 - c, 1 + c) * advantages).mean()
 
 
-def policy_change(log_ratios: Tensor, clip_coef: float) -> dict[str, Tensor]:
+def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
     """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and the fraction outside 1 +- c."""
+    log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
-    clipped = ((ratios - 1).abs() > clip_coef).float()
-    return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": clipped.mean()}
+    outside = ((ratios - 1).abs() > c).float()
+    return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": outside.mean()}
+
+
+def squared_distance(network: nn.Module, w_old: Tensor) -> Tensor:
+    """|w - w_old|^2, with the network's weights w as one vector."""
+    return (nn.utils.parameters_to_vector(network.parameters()) - w_old).pow(2).sum()
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -337,22 +343,22 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
     for k in range(args.critic_updates):
         all_values = agent.value(obs)  # (T+1, N)
         values = all_values[:-1][live]  # (B,)
-        advantages = estimate_advantages(rollout, all_values, args)  # (B,)
-        critic_loss = value_loss(values, advantages + values.detach(), args.critic_loss)
+        if k == 0 or args.actor_updates == 1:  # PPO computes A and G once
+            advantages = estimate_advantages(rollout, all_values, args)  # (B,)
+            returns = advantages + values.detach()
+        critic_loss = value_loss(values, returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
         if args.proximal_coef:
-            w = nn.utils.parameters_to_vector(agent.critic.parameters())
-            loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
+            loss = loss + args.proximal_coef * squared_distance(agent.critic, w_old)
         if k >= actor_start:
-            advantages = normalise(advantages) if args.norm_adv else advantages
+            weights = normalise(advantages) if args.norm_adv else advantages
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
             if k == actor_start:  # the actor is still the policy that collected the rollout
                 old_log_probs = log_probs.detach()
             if args.actor_updates == 1:
-                actor_loss = policy_gradient_loss(log_probs, advantages)
+                actor_loss = policy_gradient_loss(log_probs, weights)
             else:
-                log_ratios = log_probs - old_log_probs
-                actor_loss = clipped_surrogate_loss(log_ratios, advantages, args.clip_coef)
+                actor_loss = clipped_loss(log_probs, old_log_probs, weights, args.clip_coef)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
         optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()
@@ -361,7 +367,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         agent.actor.log_std.data.clamp_(-5, 2)  # keeps sigma in a safe range
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if args.actor_updates > 1:
-        losses |= policy_change(log_ratios.detach(), args.clip_coef)
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 

@@ -14,14 +14,14 @@ it is negative. The rollout is then discarded.
 A[t+1] counts as 0 if the episode or the rollout ends with step t. lambda = 0 gives the one-step TD
 error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
-  current critic before changing it. The actor's step uses the A of its critic step.
+  current critic before changing it. The actor's step uses the A of the last one.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
-- With K > 1 the critic is fitted to a rollout before it judges the actions of that rollout. The
+- If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.
 - With --actor-updates E > 1, the actor takes part in the last E steps and descends PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), in place of
-  -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). PPO itself
-  computes A once, and takes its steps on minibatches.
+  -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are
+  computed once, before the first step. PPO itself takes its steps on minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - The actor's A is normalised over the batch, gradients are clipped, and the optimizer is Adam.
@@ -138,19 +138,24 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     return -(advantages.detach() * log_probs).mean()
 
 
-def clipped_surrogate_loss(log_ratios: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
-    """-mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], with A constant; (B,), (B,) -> ()."""
-    assert log_ratios.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
-    ratios, advantages = log_ratios.exp(), advantages.detach()
-    clipped = ratios.clamp(1 - clip_coef, 1 + clip_coef)
-    return -torch.min(ratios * advantages, clipped * advantages).mean()
+def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c: float) -> Tensor:
+    """PPO: -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], with A constant; (B,) each -> ()."""
+    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
+    ratios, advantages = (log_probs - old_log_probs).exp(), advantages.detach()
+    return -torch.min(ratios * advantages, ratios.clamp(1 - c, 1 + c) * advantages).mean()
 
 
-def policy_change(log_ratios: Tensor, clip_coef: float) -> dict[str, Tensor]:
+def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
     """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and the fraction outside 1 +- c."""
+    log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
-    clipped = ((ratios - 1).abs() > clip_coef).float()
-    return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": clipped.mean()}
+    outside = ((ratios - 1).abs() > c).float()
+    return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": outside.mean()}
+
+
+def squared_distance(network: nn.Module, w_old: Tensor) -> Tensor:
+    """|w - w_old|^2, with the network's weights w as one vector."""
+    return (nn.utils.parameters_to_vector(network.parameters()) - w_old).pow(2).sum()
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -290,22 +295,22 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
     for k in range(args.critic_updates):
         all_values = agent.value(obs)  # (T+1, N)
         values = all_values[:-1][live]  # (B,)
-        advantages = estimate_advantages(rollout, all_values, args)  # (B,)
-        critic_loss = value_loss(values, advantages + values.detach(), args.critic_loss)
+        if k == 0 or args.actor_updates == 1:  # PPO computes A and G once
+            advantages = estimate_advantages(rollout, all_values, args)  # (B,)
+            returns = advantages + values.detach()
+        critic_loss = value_loss(values, returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
         if args.proximal_coef:
-            w = nn.utils.parameters_to_vector(agent.critic.parameters())
-            loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
+            loss = loss + args.proximal_coef * squared_distance(agent.critic, w_old)
         if k >= actor_start:
-            advantages = normalise(advantages) if args.norm_adv else advantages
+            weights = normalise(advantages) if args.norm_adv else advantages
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
             if k == actor_start:  # the actor is still the policy that collected the rollout
                 old_log_probs = log_probs.detach()
             if args.actor_updates == 1:
-                actor_loss = policy_gradient_loss(log_probs, advantages)
+                actor_loss = policy_gradient_loss(log_probs, weights)
             else:
-                log_ratios = log_probs - old_log_probs
-                actor_loss = clipped_surrogate_loss(log_ratios, advantages, args.clip_coef)
+                actor_loss = clipped_loss(log_probs, old_log_probs, weights, args.clip_coef)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
         optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()
@@ -313,7 +318,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if args.actor_updates > 1:
-        losses |= policy_change(log_ratios.detach(), args.clip_coef)
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 

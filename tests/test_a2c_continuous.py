@@ -308,8 +308,9 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
     w_old = [w.detach().clone() for w in agent.critic.parameters()]
     steps = rollout.terminated, rollout.done, args.gamma, args.gae_lambda
     for k in range(args.critic_updates):
-        v = agent.critic(obs).squeeze(-1).detach().numpy()
-        gae = gae_by_definition(rollout.rewards, v, *steps)
+        if k == 0 or args.actor_updates == 1:
+            v = agent.critic(obs).squeeze(-1).detach().numpy()
+            gae = gae_by_definition(rollout.rewards, v, *steps)
         advantages, returns = (torch.from_numpy(x[live]).float() for x in (gae, gae + v[:-1]))
         error = (agent.critic(s).squeeze(-1) - returns).abs()
         if args.critic_loss == "huber":

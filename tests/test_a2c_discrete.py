@@ -14,7 +14,7 @@ import a2c_discrete as a2c
 from a2c_discrete import (
     Agent,
     Args,
-    clipped_surrogate_loss,
+    clipped_loss,
     compute_gae,
     policy_gradient_loss,
     value_loss,
@@ -224,32 +224,37 @@ def test_gradient_is_that_of_ppo_at_ratio_one():
     torch.testing.assert_close(*(torch.autograd.grad(x, log_probs) for x in (ppo, a2c_loss)))
 
 
-def test_clipped_surrogate_at_ratio_one_has_the_gradient_of_a2c():
-    advantages = torch.randn(50, dtype=torch.float64)
-    log_ratios = torch.zeros(50, dtype=torch.float64, requires_grad=True)
-    ppo = clipped_surrogate_loss(log_ratios, advantages, 0.2)
-    (gradient,) = torch.autograd.grad(ppo, log_ratios)
-    # Of -mean[A log pi], because the log-ratio moves with log pi.
-    torch.testing.assert_close(gradient, -advantages / 50, atol=1e-7, rtol=0)
+def test_clipped_loss_at_ratio_one_has_the_gradient_of_a2c():
+    log_probs, advantages = torch.randn(2, 50, dtype=torch.float64)
+    log_probs.requires_grad_()
+    losses = (
+        clipped_loss(log_probs, log_probs.detach(), advantages, 0.2),
+        policy_gradient_loss(log_probs, advantages),
+    )
+    ppo, a2c_gradient = (torch.autograd.grad(loss, log_probs)[0] for loss in losses)
+    torch.testing.assert_close(ppo, a2c_gradient, atol=1e-7, rtol=0)
+    torch.testing.assert_close(ppo, -advantages / 50, atol=1e-7, rtol=0)
 
 
-def test_clipped_surrogate_by_hand():
+def test_clipped_loss_by_hand():
     """A ratio that has already moved far enough in the direction of A has no gradient."""
     ratios = torch.tensor([0.5, 0.9, 1.1, 1.5, 0.5, 0.9, 1.1, 1.5], dtype=torch.float64)
     advantages = torch.tensor([2.0] * 4 + [-2.0] * 4, dtype=torch.float64, requires_grad=True)
-    log_ratios = ratios.log().requires_grad_()
-    loss = clipped_surrogate_loss(log_ratios, advantages, 0.2)
+    old_log_probs = torch.randn(8, dtype=torch.float64)
+    log_probs = (old_log_probs + ratios.log()).requires_grad_()
+    loss = clipped_loss(log_probs, old_log_probs, advantages, 0.2)
     gains = [1.0, 1.8, 2.2, 2.4, -1.6, -1.8, -2.2, -3.0]  # min(ratio A, clip(ratio, 0.8, 1.2) A)
     assert loss.item() == pytest.approx(-sum(gains) / 8)
     loss.backward()
     moving = torch.tensor([1.0, 1.8, 2.2, 0.0, 0.0, -1.8, -2.2, -3.0], dtype=torch.float64)
-    torch.testing.assert_close(log_ratios.grad, -moving / 8)
+    torch.testing.assert_close(log_probs.grad, -moving / 8)
     assert advantages.grad is None
 
 
 def test_policy_change_by_hand():
     """With ratios 1, 2 and 0.5: KL (1 - ln 2 + ln 2 - 0.5) / 3, and two of three are clipped."""
-    found = a2c.policy_change(torch.tensor([1.0, 2.0, 0.5]).log(), 0.2)
+    old = torch.tensor([0.3, 0.3, 0.3]).log()
+    found = a2c.policy_change(torch.tensor([0.3, 0.6, 0.15]).log(), old, 0.2)
     assert found["approx_kl"].item() == pytest.approx(0.5 / 3)
     assert found["clip_fraction"].item() == pytest.approx(2 / 3)
 
@@ -258,7 +263,7 @@ def test_policy_change_estimates_the_kl_divergence():
     """From samples of pi_old; the standard deviation of the estimate is about 0.0006."""
     old, new = (torch.randn(2, 4) / 2).log_softmax(-1)
     actions = torch.multinomial(old.exp(), 100_000, replacement=True)
-    found = a2c.policy_change((new - old)[actions], 0.2)["approx_kl"].item()
+    found = a2c.policy_change(new[actions], old[actions], 0.2)["approx_kl"].item()
     assert found == pytest.approx((old.exp() * (old - new)).sum().item(), abs=0.004)
 
 
@@ -266,7 +271,7 @@ def test_one_actor_update_computes_no_ratio(recorded, monkeypatch):
     def refuse(*_):
         raise AssertionError("a ratio was computed")
 
-    monkeypatch.setattr(a2c, "clipped_surrogate_loss", refuse)
+    monkeypatch.setattr(a2c, "clipped_loss", refuse)
     monkeypatch.setattr(a2c, "policy_change", refuse)
     tags = recorded(critic_updates=3).scalars.keys()
     assert "losses/policy_loss" in tags
@@ -277,7 +282,7 @@ def test_losses_refuse_shapes_that_would_broadcast():
     for loss in (
         policy_gradient_loss,
         lambda a, b: value_loss(a, b, "mse"),
-        lambda a, b: clipped_surrogate_loss(a, b, 0.2),
+        lambda a, b: clipped_loss(a, a, b, 0.2),
     ):
         with pytest.raises(AssertionError):
             loss(torch.zeros(4), torch.zeros(4, 1))
@@ -379,8 +384,9 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
     w_old = [w.detach().clone() for w in agent.critic.parameters()]
     steps = rollout.terminated, rollout.done, args.gamma, args.gae_lambda
     for k in range(args.critic_updates):
-        v = agent.critic(obs).squeeze(-1).detach().numpy()
-        gae = gae_by_definition(rollout.rewards, v, *steps)
+        if k == 0 or args.actor_updates == 1:
+            v = agent.critic(obs).squeeze(-1).detach().numpy()
+            gae = gae_by_definition(rollout.rewards, v, *steps)
         advantages, returns = (torch.from_numpy(x[live]).float() for x in (gae, gae + v[:-1]))
         error = (agent.critic(s).squeeze(-1) - returns).abs()
         if args.critic_loss == "huber":
