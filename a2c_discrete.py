@@ -395,14 +395,14 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Also seed the global random generators, return plain numbers, and drop info."""
+    """Wrapper that seeds the global generators, returns plain numbers, and drops info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes its shape or type breaks vector environments
+        return obs, {}  # info whose shape or type changes breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -557,7 +557,7 @@ def load(path: str, args: Args | None = None) -> dict:
         if found.get(name, value) != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
     if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
-        raise InputError(f"--resume {path}: made by a version with other flags: {changed}")
+        raise InputError(f"--resume {path}: made by a version with different flags: {changed}")
     return state
 
 
@@ -615,12 +615,12 @@ class Run:
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            in_range = abs(value) < 3.4e38  # the largest float32; NaN gives False
+            in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and the steps of each are (N,)."""
+        """Count a step; with N environments, reward, done and steps are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -670,7 +670,7 @@ class Run:
         self.eval_step = (self.step // interval + 1) * interval
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a kill never leaves it partial."""
+        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
@@ -689,7 +689,7 @@ class Run:
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
+            torch.manual_seed(self.args.seed + self.step)  # accelerators' states are not saved
             torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -724,7 +724,7 @@ class Run:
     def evaluate(self) -> None:
         """Play the greedy policy and print the evaluation line."""
         env = self.eval_env
-        if self.args.capture_video:  # RecordVideo keeps a film in memory, so limit its length
+        if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
             env = gym.wrappers.RecordVideo(env, folder, every, video_length=2_000)
         returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)

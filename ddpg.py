@@ -23,10 +23,10 @@ Differences from the paper:
 - Uniformly random actions before the first update.
 - Actions enter the critic in its first layer; no batch normalisation; no weight decay.
 - Layer sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
-Flags give two relatives:
+Flags select two relatives:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
   the smaller of two target values, updates the actor and the targets every second step, and
-  smooths Q' by noise on pi'(s').
+  smooths Q' with noise on pi'(s').
 - SVG(0) (Heess et al. 2015): --noise learned. The policy is a = pi(s) + sigma epsilon, with epsilon
   from N(0, I). L_actor = -mean[Q(s, a)] is differentiated with respect to pi and sigma.
 
@@ -80,7 +80,7 @@ class Args:
     critic_lr: NonNegative = 1e-3  # learning rate of the critic
     tau: Fraction = 0.005  # weight of the learned networks in each update of the targets
     noise: Literal["gaussian", "ou", "learned"] = "gaussian"  # ou: correlated in time
-    exploration_noise: NonNegative = 0.1  # std of the noise, of each ou increment, or initial sigma
+    exploration_noise: NonNegative = 0.1  # std of the noise or ou increments, or initial sigma
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
     twin_critics: bool = False  # learn from the smaller of two target values; less overestimation
     policy_noise: NonNegative = 0.0  # std of the noise on target actions; TD3: 0.2
@@ -124,7 +124,7 @@ def critic_loss(q: Tensor, y: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor) -> Tensor:
-    """-mean Q(s, pi(s)); its gradient in pi's weights theta is -mean[grad_a Q grad_theta pi]."""
+    """-mean Q(s, pi(s)); its gradient w.r.t. theta, pi's weights: -mean[grad_a Q grad_theta pi]."""
     return -q.mean()
 
 
@@ -192,7 +192,7 @@ class Agent(nn.Module):
 
 # --- Collect
 def next_noise(noise: Tensor, args: Args) -> Tensor:
-    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15% towards 0 in each step."""
+    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15% towards 0 at each step."""
     if args.noise == "learned":
         return noise  # 0; Agent.sample() adds sigma epsilon
     kept = 0.85 if args.noise == "ou" else 0.0
@@ -292,7 +292,7 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
 def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
-    After a time limit Q(s', pi(s')) estimates the missing tail of G. Q ignores exploration noise
+    After a time limit, Q(s', pi(s')) estimates the missing tail of G. Q ignores exploration noise
     (unless it is learned), which usually lowers G.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
@@ -417,14 +417,14 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Also seed the global random generators, return plain numbers, and drop info."""
+    """Wrapper that seeds the global generators, returns plain numbers, and drops info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes its shape or type breaks vector environments
+        return obs, {}  # info whose shape or type changes breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -531,7 +531,7 @@ def load(path: str, args: Args | None = None) -> dict:
         if found.get(name, value) != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
     if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
-        raise InputError(f"--resume {path}: made by a version with other flags: {changed}")
+        raise InputError(f"--resume {path}: made by a version with different flags: {changed}")
     return state
 
 
@@ -589,12 +589,12 @@ class Run:
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            in_range = abs(value) < 3.4e38  # the largest float32; NaN gives False
+            in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and the steps of each are (N,)."""
+        """Count a step; with N environments, reward, done and steps are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -644,7 +644,7 @@ class Run:
         self.eval_step = (self.step // interval + 1) * interval
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a kill never leaves it partial."""
+        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
@@ -663,7 +663,7 @@ class Run:
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
+            torch.manual_seed(self.args.seed + self.step)  # accelerators' states are not saved
             torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -698,7 +698,7 @@ class Run:
     def evaluate(self) -> None:
         """Play the greedy policy and print the evaluation line."""
         env = self.eval_env
-        if self.args.capture_video:  # RecordVideo keeps a film in memory, so limit its length
+        if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
             env = gym.wrappers.RecordVideo(env, folder, every, video_length=2_000)
         returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)

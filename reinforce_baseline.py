@@ -15,12 +15,12 @@ A baseline that does not depend on the action does not bias the gradient estimat
 its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
 only after it has been used. Otherwise it would depend on the actions that it judges.
 
-V is a baseline and not a critic, although the code calls it critic, as the other files do. Nothing
+V is a baseline, not a critic, although the code calls it `critic`, as the other files do. Nothing
 is bootstrapped from it, except where a time limit ends an episode: there V estimates the missing
 tail of the return (--bootstrap).
 
 --elite-share P is the cross-entropy method: in L_actor, the weight G[t] - b(s[t]) becomes 1 for the
-steps of the best share P of the N episodes (and ties), by undiscounted return, and 0 for others.
+steps of the top fraction P of the N episodes (and ties), by undiscounted return, and 0 elsewhere.
 
 Differences from the book:
 - One gradient step on N episodes instead of one per time step; clipped gradients; Adam.
@@ -72,7 +72,7 @@ class Args:
     total_timesteps: Count = 300_000  # environment steps, summed over all episodes
     num_envs: Count = 16  # N, episodes per update, played in parallel
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
-    elite_share: Fraction = 0.0  # imitate this fraction of the episodes, the best; 0 disables it
+    elite_share: Fraction = 0.0  # imitate only this top fraction of the episodes; 0 disables it
     bootstrap: bool = True  # value baseline: use V(s) where a time limit ends an episode
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
@@ -81,7 +81,7 @@ class Args:
     critic_lr: NonNegative = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, gradient steps on V per gradient step on the policy
-    ent_coef: NonNegative = 0.0  # weight of the entropy, summed over an episode like the loss
+    ent_coef: NonNegative = 0.0  # weight of the entropy, summed over an episode, like the loss
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
@@ -254,7 +254,7 @@ def update(
     loss = policy_loss - args.ent_coef * entropies.sum() / args.num_envs
     norms = [descend(actor_optimizer, loss, args.max_grad_norm)]
     losses = {"policy_loss": policy_loss, "entropy": entropies.mean()}
-    # make_batch used the baseline from before this update, which is independent of these actions.
+    # make_batch used the old baseline, which is independent of these actions.
     agent.mean_return.lerp_(batch.returns.mean(), 1 - args.mean_decay)
     if args.baseline == "value":
         for _ in range(args.critic_updates):
@@ -357,14 +357,14 @@ def pick_device(name: str) -> torch.device:
 
 
 class PlainEnv(gym.Wrapper):
-    """Also seed the global random generators, return plain numbers, and drop info."""
+    """Wrapper that seeds the global generators, returns plain numbers, and drops info."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:  # some environments sample from the global generators
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes its shape or type breaks vector environments
+        return obs, {}  # info whose shape or type changes breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -505,7 +505,7 @@ def load(path: str, args: Args | None = None) -> dict:
         if found.get(name, value) != value:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
     if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
-        raise InputError(f"--resume {path}: made by a version with other flags: {changed}")
+        raise InputError(f"--resume {path}: made by a version with different flags: {changed}")
     return state
 
 
@@ -563,12 +563,12 @@ class Run:
     def check(self, **values) -> None:
         """Stop the run, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
-            in_range = abs(value) < 3.4e38  # the largest float32; NaN gives False
+            in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
                 raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and the steps of each are (N,)."""
+        """Count a step; with N environments, reward, done and steps are (N,)."""
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -618,7 +618,7 @@ class Run:
         self.eval_step = (self.step // interval + 1) * interval
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a kill never leaves it partial."""
+        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
@@ -637,7 +637,7 @@ class Run:
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed(self.args.seed + self.step)  # for accelerators; theirs are not saved
+            torch.manual_seed(self.args.seed + self.step)  # accelerators' states are not saved
             torch.set_rng_state(state["rng"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -672,7 +672,7 @@ class Run:
     def evaluate(self) -> None:
         """Play the greedy policy and print the evaluation line."""
         env = self.eval_env
-        if self.args.capture_video:  # RecordVideo keeps a film in memory, so limit its length
+        if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
             env = gym.wrappers.RecordVideo(env, folder, every, video_length=2_000)
         returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)

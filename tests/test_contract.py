@@ -453,11 +453,11 @@ def test_foreign_checkpoints_are_refused(case, cli, tmp_path):
     words = f"made with script foreign, not {case.name}"
     assert words in refused(tmp_path / "foreign.pt")
     torch.save(state | {"args": state["args"] | {"old_flag": 1}}, tmp_path / "old.pt")
-    assert "made by a version with other flags: ['old_flag']" in refused(tmp_path / "old.pt")
+    assert "made by a version with different flags: ['old_flag']" in refused(tmp_path / "old.pt")
     missing = {name: value for name, value in state["args"].items() if name != "activation"}
     torch.save(state | {"args": missing}, tmp_path / "older.pt")
     assert "['activation']" in refused(tmp_path / "older.pt")
-    with pytest.raises(ValueError, match=r"other flags: \['activation'\]"):
+    with pytest.raises(ValueError, match=r"different flags: \['activation'\]"):
         case.module.train(case.module.Args(resume=str(tmp_path / "older.pt")))
     damaged = {name: value for name, value in state.items() if name != "agent"}
     sizes = state | {"agent": {name: w.unsqueeze(0) for name, w in state["agent"].items()}}
