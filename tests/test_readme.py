@@ -529,3 +529,26 @@ def test_what_is_said_of_training_returns():
     peers = experiment("peers", "Pendulum-v1", "a2c_continuous")
     peers = ", ".join(f"{float(row['eval_mean']):.1f}" for row in peers)
     assert f"of SB3's three runs of A2C fails there ({peers})" in WORDS
+
+
+def test_cartpole_budget():
+    """The flags of each run that was tried, without --target-return for the whole budget."""
+    with (RESULTS / "a2c_discrete-cartpole-tried.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    def runs(flags):
+        found = [row for row in rows if row["flags"] == flags]
+        assert sorted(int(row["seed"]) for row in found) == list(range(20))
+        return found
+
+    short, long = (runs(f"--total-timesteps {n}000 --target-return 475") for n in (150, 250))
+    solved = sum(row["steps_to_threshold"] != "" for row in short)
+    steps = np.array([int(row["steps_to_threshold"]) for row in long]) / 1000
+    words = (
+        f"with 150k steps {solved} of them reach 475 in training, with 250k steps all 20, within"
+        f" {np.median(steps):.0f}k steps in the median and {steps.max():.0f}k at worst"
+    )
+    assert words in WORDS
+    whole = runs("--total-timesteps 250000")
+    assert {float(row["eval_mean"]) for row in whole} == {500.0}
+    assert "all 20 evaluate at 500.0" in WORDS
