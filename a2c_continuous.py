@@ -219,7 +219,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         sizes = (obs_size, *args.hidden_sizes)
-        # A small gain in the last layer makes the initial mean almost 0 in all states.
+        # A small gain in the last layer makes the initial policy almost independent of the state.
         self.actor = mlp((*sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:

@@ -124,7 +124,7 @@ class Agent(nn.Module):
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
         outputs = act_size if args.critic == "q" else 1
-        # A small gain in the last layer makes the initial policy nearly uniform.
+        # A small gain in the last layer makes the initial policy almost independent of the state.
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((obs_size, *args.hidden_sizes, outputs), args.activation, gain=1.0)
 

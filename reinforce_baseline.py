@@ -139,7 +139,7 @@ class Agent(nn.Module):
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
-        # A small gain in the last layer makes the initial policy nearly uniform.
+        # A small gain in the last layer makes the initial policy almost independent of the state.
         self.actor = mlp((obs_size, *args.hidden_sizes, act_size), args.activation, gain=0.01)
         self.critic = mlp((obs_size, *args.hidden_sizes, 1), args.activation, gain=1.0)
         self.register_buffer("mean_return", torch.zeros(()))
