@@ -295,6 +295,10 @@ def test_evaluations_are_logged_and_the_best_policy_is_kept(case, tmp_path, monk
     case.module.train(replace(args, resume=str(best), total_timesteps=950))
     assert len(scalars) == 2
     assert 900 <= scalars[0][0] <= scalars[1][0]
+    # With a budget that is already used up, it is only evaluated.
+    capsys.readouterr()
+    case.module.train(replace(args, resume=str(best), total_timesteps=1))
+    assert "trained: 0 steps in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("step", "due"), [(0, 300), (299, 300), (300, 600), (310, 600)])
