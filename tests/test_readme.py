@@ -552,3 +552,39 @@ def test_cartpole_budget():
     whole = runs("--total-timesteps 250000")
     assert {float(row["eval_mean"]) for row in whole} == {500.0}
     assert "all 20 evaluate at 500.0" in WORDS
+
+
+def ppo_runs(env_id, advantages, flags):
+    """Evaluations by seed, rounded."""
+    with (RESULTS / "a2c_continuous-ppo-tried.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["advantages_computed"] == advantages]
+    wanted = {*f"--total-timesteps 1000000 --env-id {env_id} {flags}".split()}
+    rows = [row for row in rows if {*row["flags"].split()} == wanted]
+    return [f"{float(row['eval_mean']):.0f}" for row in sorted(rows, key=lambda r: r["seed"])]
+
+
+def test_ppo():
+    shape = "--activation tanh --optimizer adam --num-envs 8 --num-steps 64"
+    shape += " --critic-updates 20 --actor-updates 20"
+    flags = f"{shape} --log-std-init -0.5 --actor-lr 3e-4"
+    shown = re.search(r"one set of flags, `([^`]+)`", WORDS)[1]
+    assert {*shown.split()} == {*flags.split()}
+    (table,) = re.findall(r"PPO's objective, 1M steps.*?\n\n", README, re.S)
+    for env_id in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5"):
+        found = ppo_runs(env_id, "once", flags)
+        assert f"| {env_id} | {' | '.join(found + [''] * (3 - len(found)))}".strip() in table
+    flags = f"{shape} --log-std-init -1 --actor-lr 5e-4"
+    once, anew = (ppo_runs("Walker2d-v5", kind, flags) for kind in ("once", "each step"))
+    words = f"ends at {' and '.join(once)} (seeds 0 and 1), and at {' and '.join(anew)} if each"
+    assert words in WORDS
+
+
+def test_td3_and_ddpg():
+    with (RESULTS / "ddpg-td3.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["step"] == "300000"]
+    last = {(row["method"], row["env"]): float(row["eval_return"]) for row in rows}
+    assert len(last) == 4
+    for env_id in ("Walker2d-v5", "Hopper-v5"):
+        td3, ddpg = last["td3", env_id], last["ddpg", env_id]
+        assert td3 > ddpg
+        assert f"{env_id}, {td3:.0f} against {ddpg:.0f}" in WORDS
