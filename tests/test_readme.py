@@ -588,3 +588,14 @@ def test_td3_and_ddpg():
         td3, ddpg = last["td3", env_id], last["ddpg", env_id]
         assert td3 > ddpg
         assert f"{env_id}, {td3:.0f} against {ddpg:.0f}" in WORDS
+
+
+def test_cartpole_on_the_reporting_seeds():
+    with (RESULTS / "reporting" / "summary.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["script"] == "a2c_discrete"]
+    rows = [row for row in rows if row["env"] == "CartPole-v1"]
+    assert sorted(int(row["seed"]) for row in rows) == list(range(100, 110))
+    steps = np.array([int(row["steps_to_threshold"]) for row in rows]) / 1000
+    assert {float(row["eval_mean"]) for row in rows} == {500.0}
+    words = f"within {np.median(steps):.0f}k steps in the median and {steps.max():.0f}k at worst"
+    assert f"all ten reach 475, {words}, and all ten evaluate at 500.0" in WORDS
