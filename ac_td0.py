@@ -148,8 +148,8 @@ class Transition(NamedTuple):
     terminated: bool  # S' is terminal
 
 
-def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
-    """One parameter group per network, each with its own learning rate."""
+def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
+    """SGD or Adam, with a parameter group and a learning rate for each network."""
     groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
     groups += [{"params": agent.critic.parameters(), "lr": args.critic_lr}]
     if args.optimizer == "sgd":
@@ -201,7 +201,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     obs_size, act_size = env.observation_space.shape[0], int(env.action_space.n)
     agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
-    optimizer = make_optimizer(agent, args)
+    optimizer = two_rate_optimizer(agent, args)
     tensor = partial(torch.as_tensor, dtype=torch.float32, device=device)
     with Run(args, env, eval_env, agent=agent, optimizer=optimizer) as run:
         window, done = [], True

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ac_td0
-from ac_td0 import Agent, Args, Transition, make_optimizer, td_error
+from ac_td0 import Agent, Args, Transition, td_error, two_rate_optimizer
 from tests.conftest import assert_refused, checkpoint_of, distance
 
 SCRIPT = "ac_td0.py"
@@ -124,7 +124,7 @@ def test_expected_actor_update_is_the_gradient(mdp, theta, kind):
             for t in range(mdp.horizon):
                 agent = tabular_agent(theta, args, table.clone())
                 before = agent.actor[0].weight.detach().clone()
-                one_update(agent, make_optimizer(agent, args), mdp, t, states, actions, args)
+                one_update(agent, two_rate_optimizer(agent, args), mdp, t, states, actions, args)
                 step = (agent.actor[0].weight.detach() - before).reshape(2, 4, 2).sum(1).T
                 total += p * step
         return total
@@ -143,7 +143,7 @@ def test_tabular_critic_converges_to_the_values(mdp, theta):
         state = p.sum((0, 1))
     agent = tabular_agent(theta, PLAIN, torch.zeros(1, 8, dtype=torch.float64))
     agent.critic[0].bias.requires_grad_(False)
-    optimizer = make_optimizer(agent, replace(PLAIN, actor_lr=0.0))
+    optimizer = two_rate_optimizer(agent, replace(PLAIN, actor_lr=0.0))
     for sweep in range(150):
         for t, s, a, s_next, p in transitions:
             states, actions = [s] * (t + 1) + [s_next] * mdp.horizon, [a] * mdp.horizon
@@ -169,7 +169,7 @@ def test_both_updates_use_one_delta_from_before_either(
     agent = tabular_agent(theta, args, table.clone())
     before = agent.actor[0].weight.detach().clone()
     states, actions = [1] * t + [1, 0, 0], [0] * t + [action, next_action]
-    losses = one_update(agent, make_optimizer(agent, args), mdp, t, states, actions, args)
+    losses = one_update(agent, two_rate_optimizer(agent, args), mdp, t, states, actions, args)
     value = table[row, here].item()
     next_value = 0.0 if terminated else table[next_row, there].item()
     delta = mdp.reward[1, action].item() + GAMMA * next_value - value
@@ -391,7 +391,7 @@ def test_optimizer(tmp_path, capsys, optimizer):
 def test_each_network_has_its_own_learning_rate(optimizer):
     args = replace(PLAIN, optimizer=optimizer, actor_lr=0.25, critic_lr=0.5)
     agent = Agent(2, 3, args)
-    groups = make_optimizer(agent, args).param_groups
+    groups = two_rate_optimizer(agent, args).param_groups
     rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
     for network, rate in ((agent.actor, 0.25), (agent.critic, 0.5)):
         assert {rates[id(weight)] for weight in network.parameters()} == {rate}

@@ -28,7 +28,6 @@ DIFFERENT_ON_PURPOSE = {
     "Rollout.__init__": (2, "as for Rollout"),
     "Rollout.collect": (2, "as for Rollout"),
     "mlp": (2, "the paper's initialisation in ddpg"),
-    "make_optimizer": (2, "no shared body in ac_td0"),
     "update": (5, "rewards are scaled in a2c_continuous; the others are other algorithms"),
     "diagnostics": (4, "each algorithm has its own quantities to look at"),
     "train": (5, "the loop is the algorithm"),
