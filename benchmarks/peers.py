@@ -1,24 +1,25 @@
-"""Stable-Baselines3's A2C and DDPG, in the form of our scripts, so that run.py can run them alike.
+"""Run algorithms of Stable-Baselines3 (SB3) and SBX, its JAX version, in the form of our scripts.
 
     python benchmarks/peers.py --algorithm a2c --env-id CartPole-v1 --target-return 475
+    python benchmarks/peers.py --library sbx --algorithm td3 --env-id Pendulum-v1
 
-The settings are those of rl-baselines3-zoo for the environment, or for its earlier version where
-the number went up since; but one update of DDPG after each step, as in ddpg.py. Where the zoo has
-none, or with --no-zoo, they are the library's own; those with a flag can be set, to compare speeds
-at equal shapes. One thread, and for the evaluation the same ten greedy episodes as in our scripts.
---total-timesteps also stretches the learning rate's schedule.
+The settings are those of rl-baselines3-zoo for the environment, or for an earlier version of it.
+DDPG and TD3 make one update after each step, as in ddpg.py. Where the zoo has no settings, or with
+--no-zoo, they are the library's defaults. The flags override them, to compare speeds at equal
+shapes. The evaluation plays the same ten greedy episodes as our scripts. SB3 uses one thread.
+--total-timesteps also sets the length of learning rate schedules.
 """
 
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
-from stable_baselines3 import A2C, DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -27,9 +28,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils.tensorboard import SummaryWriter
 
 
-def linear(rate: float) -> Callable[[float], float]:
-    """A learning rate that falls to 0."""
-    return lambda remaining: remaining * rate
+def linear(start: float) -> Callable[[float], float]:
+    """A schedule that decreases to 0."""
+    return lambda remaining: remaining * start
 
 
 CONTINUOUS = {
@@ -50,6 +51,24 @@ OFF_POLICY = {
     "learning_rate": 1e-3,
     "policy_kwargs": {"net_arch": [400, 300]},
 }
+MUJOCO_OFF_POLICY = OFF_POLICY | {"gamma": 0.99, "buffer_size": 1_000_000, "batch_size": 256}
+MUJOCO_PPO = {
+    "n_steps": 512,
+    "policy_kwargs": {
+        "log_std_init": -2,
+        "ortho_init": False,
+        "activation_fn": torch.nn.ReLU,
+        "net_arch": [256, 256],
+    },
+}
+LUNAR_PPO = {
+    "n_steps": 1024,
+    "batch_size": 64,
+    "gae_lambda": 0.98,
+    "gamma": 0.999,
+    "n_epochs": 4,
+    "ent_coef": 0.01,
+}
 # (algorithm, environment): number of environments, whether normalised, steps, the rest
 ZOO = {
     ("a2c", "CartPole-v1"): (8, False, 500_000, {"ent_coef": 0.0}),
@@ -62,14 +81,87 @@ ZOO = {
     ),
     ("a2c", "Pendulum-v1"): (8, True, 1_000_000, CONTINUOUS | {"gamma": 0.9}),
     ("a2c", "LunarLanderContinuous-v3"): (4, True, 5_000_000, CONTINUOUS),
+    ("a2c", "HalfCheetah-v5"): (1, True, 1_000_000, {}),
+    ("a2c", "Hopper-v5"): (1, True, 1_000_000, {}),
     ("ddpg", "Pendulum-v1"): (1, False, 20_000, OFF_POLICY),
     ("ddpg", "LunarLanderContinuous-v3"): (1, False, 300_000, OFF_POLICY),
+    ("ddpg", "Hopper-v5"): (1, False, 1_000_000, MUJOCO_OFF_POLICY),
+    ("td3", "Pendulum-v1"): (1, False, 20_000, OFF_POLICY),
+    ("td3", "Hopper-v5"): (1, False, 1_000_000, MUJOCO_OFF_POLICY),
+    ("ppo", "CartPole-v1"): (
+        8,
+        False,
+        100_000,
+        {
+            "n_steps": 32,
+            "batch_size": 256,
+            "gae_lambda": 0.8,
+            "gamma": 0.98,
+            "n_epochs": 20,
+            "ent_coef": 0.0,
+            "learning_rate": linear(1e-3),
+            "clip_range": linear(0.2),
+        },
+    ),
+    ("ppo", "LunarLander-v3"): (16, False, 1_000_000, LUNAR_PPO),
+    ("ppo", "HalfCheetah-v5"): (
+        1,
+        True,
+        1_000_000,
+        MUJOCO_PPO
+        | {
+            "batch_size": 64,
+            "gamma": 0.98,
+            "learning_rate": 2.0633e-05,
+            "ent_coef": 0.000401762,
+            "clip_range": 0.1,
+            "n_epochs": 20,
+            "gae_lambda": 0.92,
+            "max_grad_norm": 0.8,
+            "vf_coef": 0.58096,
+        },
+    ),
+    ("ppo", "Hopper-v5"): (
+        1,
+        True,
+        1_000_000,
+        MUJOCO_PPO
+        | {
+            "batch_size": 32,
+            "gamma": 0.999,
+            "learning_rate": 9.80828e-05,
+            "ent_coef": 0.00229519,
+            "clip_range": 0.2,
+            "n_epochs": 5,
+            "gae_lambda": 0.99,
+            "max_grad_norm": 0.7,
+            "vf_coef": 0.835671,
+        },
+    ),
+    ("ppo", "Walker2d-v5"): (
+        1,
+        True,
+        1_000_000,
+        {
+            "n_steps": 512,
+            "batch_size": 32,
+            "gamma": 0.99,
+            "learning_rate": 5.05041e-05,
+            "ent_coef": 0.000585045,
+            "clip_range": 0.1,
+            "n_epochs": 20,
+            "gae_lambda": 0.95,
+            "max_grad_norm": 1,
+            "vf_coef": 0.871923,
+        },
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Args:
-    algorithm: Literal["a2c", "ddpg"] = "a2c"
+    library: Literal["sb3", "sbx"] = "sb3"
+    algorithm: Literal["a2c", "ppo", "ddpg", "td3"] = "a2c"
     env_id: str = "CartPole-v1"
     seed: int = 0
     zoo: bool = True  # whether the zoo's settings hold for what is not given
@@ -116,10 +208,11 @@ class Record(BaseCallback):
         return len(last) == 100 and np.mean(last) >= self.target
 
 
-def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
+def train(args: Args) -> tuple[Any, list[tuple[int, float, int]]]:
     """As in our scripts: train, evaluate; the model and its episodes (step, return, length)."""
     torch.set_num_threads(1)
-    every_step = {"train_freq": 1, "gradient_steps": 1} if args.algorithm == "ddpg" else {}
+    off_policy = args.algorithm in ("ddpg", "td3")
+    every_step = {"train_freq": 1, "gradient_steps": 1} if off_policy else {}
     known, none = ZOO if args.zoo else {}, (1, False, 1_000_000, every_step)
     num_envs, normalize, steps, settings = known.get((args.algorithm, args.env_id), none)
     normalize = normalize or args.normalize
@@ -130,14 +223,15 @@ def train(args: Args) -> tuple[A2C | DDPG, list[tuple[int, float, int]]]:
     env = make_vec_env(args.env_id, n_envs=args.num_envs or num_envs, seed=args.seed)
     if normalize:
         env = VecNormalize(env, gamma=settings.get("gamma", 0.99))
-    if args.algorithm == "ddpg":
+    if off_policy:
         size = env.action_space.shape
         settings = settings | {
             "action_noise": NormalActionNoise(np.zeros(size), np.full(size, 0.1))
         }
-    kind = {"a2c": A2C, "ddpg": DDPG}[args.algorithm]
-    model = kind("MlpPolicy", env, seed=args.seed, device="cpu", **settings)
-    name = f"{args.env_id}__{args.algorithm}__{args.seed}__{time.time():.6f}"
+    library = importlib.import_module({"sb3": "stable_baselines3", "sbx": "sbx"}[args.library])
+    algorithm = getattr(library, args.algorithm.upper())
+    model = algorithm("MlpPolicy", env, seed=args.seed, device="cpu", **settings)
+    name = f"{args.env_id}__{args.library}-{args.algorithm}__{args.seed}__{time.time():.6f}"
     writer = SummaryWriter(Path(args.log_dir, name))
     record, start = Record(writer, args.target_return), time.time()
     model.learn(args.total_timesteps or steps, callback=record)

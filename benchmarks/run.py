@@ -107,7 +107,9 @@ def points(folder: Path) -> list[tuple[int, float, float]]:
 def play(source: str, job: dict) -> tuple[dict, list]:
     """One run, on whatever machine this is: its row of the summary, and its curve."""
     row = job | {"machine": machine(), "date": datetime.date.today().isoformat()}
-    names = ["torch", "gymnasium", "numpy", *(["stable-baselines3"] * (job["script"] == "peers"))]
+    names = ["torch", "gymnasium", "numpy"]
+    if job["script"] == "peers":
+        names.append("sbx-rl" if "sbx" in job["variant"] else "stable-baselines3")
     row["source"] = hashlib.sha256(source.encode()).hexdigest()[:8]
     row["versions"] = " ".join(f"{name} {version(name)}" for name in names)
     with tempfile.TemporaryDirectory() as folder:
@@ -172,16 +174,8 @@ def keep(row: dict, curve: list) -> None:
     write(RESULTS / "summary.csv", SUMMARY, rows)
 
 
-def what(job: dict) -> tuple[str, str]:
-    """Script and environment; for a run of a peer, the script that it is compared with."""
-    return job["variant"] if job["script"] == "peers" else job["script"], job["env"]
-
-
 def jobs(options: argparse.Namespace) -> list[dict]:
-    """What is to be run: all experiments, or those chosen, less what the summary has.
-
-    A peer's run comes after ours with the same seed, so that on one core they take turns.
-    """
+    """The runs that are missing from the summary, of all experiments or of those chosen."""
     with (ROOT / "benchmarks" / "settings.toml").open("rb") as file:
         experiments = tomllib.load(file)["experiment"]
     if options.quick:
@@ -200,8 +194,6 @@ def jobs(options: argparse.Namespace) -> list[dict]:
         sys.exit(f"--only {' '.join(options.only)}: no such experiment in settings.toml")
     if len({tuple(job[k] for k in RUN) for job in found}) < len(found):
         sys.exit("settings.toml: two experiments need a variant to tell them apart")
-    order = [what(job) for job in found]
-    found.sort(key=lambda job: (order.index(what(job)), job["seed"]))  # stable: ours, then a peer's
     missing = [job for job in found if tuple(str(job[k]) for k in SAME) not in known]
     return found if options.quick or options.again else missing
 
