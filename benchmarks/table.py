@@ -105,7 +105,7 @@ def table() -> str:
         mean = number(interquartile_mean(r))
         if len(r) >= 5:
             mean += " [{}, {}]".format(*map(number, interval(r)))
-        seconds = np.median([float(row["seconds"]) for row in rows])
+        seconds = min(float(row["seconds"]) for row in rows)  # the machine is shared
         time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
         cells = [e["env"], method, e["set"], f"{steps(rows)}, {len(rows)}", time, mean]
         cells += [number(r.min()), peers(e["env"], method, found), published(e["env"], method)]
