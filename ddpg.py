@@ -50,7 +50,10 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
+import zipfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -519,6 +522,9 @@ def load(path: str, args: Args | None = None) -> dict:
     file = Path(path).expanduser()
     try:
         file = file / "checkpoint.pt" if file.is_dir() else file
+        with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
         state = torch.load(file, map_location="cpu", weights_only=True)
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
@@ -631,8 +637,9 @@ class Run:
             if mean > self.best_return:
                 self.best_return = mean
                 self.save("best.pt")
-        for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, self.step)
+        with self.writing():
+            for tag, value in scalars.items():
+                self.writer.add_scalar(tag, value, self.step)
         self.bar.update(self.step - self.bar.n)
         if self.report_time >= self.save_time + self.args.checkpoint_interval:
             self.save_time = self.report_time
@@ -650,8 +657,21 @@ class Run:
             raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
         state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
         state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
-        torch.save(state, self.folder / "tmp")
-        (self.folder / "tmp").replace(self.folder / name)
+        with self.writing():
+            torch.save(state, self.folder / "tmp")
+            (self.folder / "tmp").replace(self.folder / name)
+
+    @contextmanager
+    def writing(self):
+        """Replace an error of the disk by one line that names the folder and the way out."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+            reason = getattr(error, "strerror", None) or "is the disk full, or the folder removed?"
+            found, path = self.checkpoint.is_file(), shlex.quote(str(self.checkpoint))
+            hint = f"continue with --resume {path}" if found else "no checkpoint is left"
+            text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
+            raise InputError(text) from error
 
     def restore(self, path: str) -> None:
         """Continue from a checkpoint."""
@@ -665,7 +685,7 @@ class Run:
             self.step, self.episodes = state["global_step"], state["episodes"]
             torch.manual_seed(self.args.seed + self.step)  # accelerators' states are not saved
             torch.set_rng_state(state["rng"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
 
@@ -678,7 +698,6 @@ class Run:
         finally:
             self.bar.update(self.step - self.bar.n)
             self.bar.close()
-            self.writer.close()
             if error and isinstance(self.env.unwrapped, gym.vector.AsyncVectorEnv):
                 for worker in self.env.unwrapped.processes:
                     worker.kill()  # a reply may be half-read, so do not use the pipes again
@@ -686,6 +705,8 @@ class Run:
                 self.env.unwrapped.closed = True
             else:
                 self.env.close()
+            with self.writing():
+                self.writer.close()
         if error is None:
             print(f"trained: {self.step - self.start_step} steps in {seconds}")
         elif kind is not FloatingPointError:
@@ -709,7 +730,17 @@ class Run:
 
 def main() -> None:
     """Run the script from the command line."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def stop(number, frame):  # a second signal must not interrupt the save
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in signal.SIGINT, signal.SIGTERM:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+            signal.signal(number, stop)
+    hook = threading.excepthook  # TensorBoard's writer raises again what its thread would print
+    threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
     try:
@@ -721,8 +752,6 @@ def main() -> None:
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

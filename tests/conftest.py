@@ -10,6 +10,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from dataclasses import dataclass, field
@@ -154,10 +155,13 @@ def vector_case(request):
 @pytest.fixture(autouse=True)
 def restore_process_settings():
     """Restore what a script sets for the whole process, and start each test from the same seed."""
-    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    threads, hook = torch.get_num_threads(), threading.excepthook
     torch.manual_seed(0)
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers:
+        signal.signal(number, handler)
+    threading.excepthook = hook
     torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
 

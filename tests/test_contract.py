@@ -505,7 +505,7 @@ def test_a_save_that_fails_keeps_the_checkpoint(case, tmp_path, monkeypatch):
         original(state, path)
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(case.module.InputError, match="cannot write"):
         case.module.train(case.args(tmp_path, checkpoint_interval=0))
     (path,) = tmp_path.glob("*/checkpoint.pt")
     assert torch.load(path, weights_only=True)["global_step"] > 0
@@ -777,19 +777,6 @@ def assert_interrupted(job, path, number):
     line = f"stopped at step {step}: continue with --resume {shlex.quote(str(path))}"
     assert out.splitlines()[-1] == line
     assert job.group_is_empty()
-
-
-def test_kill_leaves_a_checkpoint_to_resume_from(case, launch, tmp_path, cli):
-    job = launch(case.file, *LONG)
-    path = job.wait_for_checkpoint(tmp_path)
-    time.sleep(0.2)
-    job.kill()
-    step = torch.load(path, weights_only=True)["global_step"]
-    assert step > 0
-    flags = ["--resume", path, "--total-timesteps", step + 1000, "--eval-episodes", 1]
-    outcome = cli(case.file, *flags)
-    assert outcome.status == 0, outcome.err
-    assert torch.load(checkpoint_of(outcome.out), weights_only=True)["global_step"] >= step + 1000
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
