@@ -3,9 +3,9 @@
     python a2c_discrete.py --env-id LunarLander-v3 ...     the flags of settings.toml
     python benchmarks/picture.py runs/.../checkpoint.pt
 
-Left, one greedy episode of the checkpoint's policy in a single picture: of each pixel the lightest
-that it was in frames between which the lander moved by STRIDE. Right, the curves of results/curves,
-without the peer's: how that one does takes more words than a picture has.
+Left: one greedy episode of the checkpoint's policy in a single picture. Each pixel is the lightest
+that it was in the frames, which are taken whenever the lander has moved by STRIDE. Right: the
+learning curve of the reporting runs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STRIDE = 0.2  # half the width of the picture is 1
 
 def landing(checkpoint: Path, seed: int) -> tuple[np.ndarray, str]:
     """An episode in one picture, (400, 600, 3), and a title for it."""
-    state = a2c_discrete.load(str(checkpoint), script="a2c_discrete")
+    state = a2c_discrete.load(str(checkpoint))
     args = a2c_discrete.Args(**state["args"])
     env = gym.make(args.env_id, render_mode="rgb_array")
     agent = a2c_discrete.Agent(env.observation_space.shape[0], int(env.action_space.n), args)
@@ -57,8 +57,8 @@ def main() -> None:
     left.set(xticks=[], yticks=[])
     left.spines[:].set_visible(True)  # the ground is white, as a page may be
     left.set_title(title)
-    runs = plot.read_runs(plot.RESULTS / "curves" / "a2c_discrete-LunarLander-v3.csv")
-    plot.draw(right, runs, "step", color=plot.BLUE)
+    runs = plot.read_runs(plot.REPORTING / "curves" / "a2c_discrete-LunarLander-v3.csv")
+    plot.draw(right, runs, color=plot.BLUE)
     right.set(ylabel="training return", xlabel="environment steps")
     right.set_title(f"LunarLander-v3, {len(runs)} seeds")
     right.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))

@@ -1,15 +1,14 @@
-"""Draw the learning curves of benchmarks/results into benchmarks/figures.
+"""Draw the learning curves of results/reporting into benchmarks/figures.
 
     python benchmarks/plot.py
 
-One figure for each script and environment: the return of training episodes against steps, and
-against time (at the very start that of short ones only, as the others are not over yet). A line is
-the interquartile mean over the seeds, its band the 95 % bootstrap interval of that mean; variants
-have a line each, the peer (Stable-Baselines3) a dashed one; a run that ended before the others
-counts with its last value. And gradient-variance.png: the variance of the policy gradient with each
-baseline of reinforce_baseline.py, in units of that without one.
+One figure for each script and environment: the return of training episodes against environment
+steps. A line is the interquartile mean over the seeds and its band the 95 % bootstrap interval. A
+run that ended before the others keeps its last value. Runs of SB3 and SBX are dashed. Another
+figure, gradient-variance.png, shows the variance of the policy gradient with each baseline of
+reinforce_baseline.py, relative to that without one.
 
-The background is transparent, and all colours of middle lightness, to read on white and on black.
+The background is transparent and the colours are of medium lightness, for light and dark pages.
 """
 
 import csv
@@ -25,15 +24,31 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
+REPORTING = RESULTS / "reporting"
 BLUE, GREEN, PURPLE, ORANGE = "#2b8ad4", "#2fa35b", "#c24fb0", "#e07b1a"
 GREY = "#757575"  # as far from white as from black
-VARIANTS = {  # a colour for each, the same in all figures, and the flag that makes it
+VARIANTS = {  # a colour for each, the same in all figures, and a label
     "none": (PURPLE, "--baseline none"),
     "mean": (GREEN, "--baseline mean"),
     "value": (BLUE, "--baseline value"),
+    "elite": (ORANGE, "--elite-share 0.5"),
     "v": (BLUE, "--critic v"),
-    "discounted": (GREEN, "--critic v --discount-policy-gradient"),
+    "discounted": (GREEN, "--discount-policy-gradient"),
     "q": (PURPLE, "--critic q"),
+    "k1": (PURPLE, "--critic-updates 1"),
+    "tanh": (GREEN, "--activation tanh"),
+    "entropy": (PURPLE, "--ent-coef 0.01"),
+    "randomized": (GREEN, "--randomize-domain"),
+    "learned": (GREEN, "--noise learned"),
+    "ppo": (GREEN, "PPO"),
+    "td3": (GREEN, "TD3"),
+}
+PEERS = {  # colour, label, and the script that it is compared with
+    "sb3-a2c": (ORANGE, "SB3's A2C", "a2c"),
+    "sb3-ppo": (PURPLE, "SB3's PPO", "a2c"),
+    "sb3-ddpg": (ORANGE, "SB3's DDPG", "ddpg"),
+    "sbx-ddpg": (PURPLE, "SBX's DDPG", "ddpg"),
+    "sbx-td3": (GREY, "SBX's TD3", "ddpg"),
 }
 BINS = 60
 plt.rcParams.update(
@@ -59,17 +74,17 @@ def interquartile_mean(numbers: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
-    """Means of y in BINS equal parts of [0, end]; empty ones lie between their neighbours."""
+    """Means of y in BINS equal parts of [0, end]; empty parts are interpolated."""
     part = (x / end * BINS).astype(int)
     counts, sums = np.bincount(part, minlength=BINS), np.bincount(part, y, BINS)
     (full,) = np.nonzero(counts)
     return np.interp(np.arange(BINS), full, sums[full] / counts[full])
 
 
-def draw(axes, runs: list[dict], column: str, **style) -> None:
-    """Interquartile mean and its interval over runs, each with its arrays step, minutes, return."""
-    end = max(run[column][-1] for run in runs) * (1 + 1e-9)  # those over earlier stay as they are
-    y = np.stack([binned(run[column], run["return"], end) for run in runs])
+def draw(axes, runs: list[dict], **style) -> None:
+    """Interquartile mean over the runs, and its interval from three runs on."""
+    end = max(run["step"][-1] for run in runs) * (1 + 1e-9)
+    y = np.stack([binned(run["step"], run["return"], end) for run in runs])
     x = (np.arange(BINS) + 0.5) * end / BINS
     axes.plot(x, interquartile_mean(y, 0), **style)
     if len(runs) > 2:
@@ -80,54 +95,48 @@ def draw(axes, runs: list[dict], column: str, **style) -> None:
 
 
 def read_runs(path: Path) -> list[dict]:
-    """The runs in a file of curves, one for each seed: arrays step, minutes, return."""
+    """The runs in a file of curves, one for each seed: arrays step and return."""
     columns = defaultdict(lambda: defaultdict(list))
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            row["minutes"] = float(row["seconds"]) / 60
-            for name in ("step", "minutes", "return"):
+            for name in ("step", "return"):
                 columns[row["seed"]][name].append(float(row[name]))
     return [{k: np.array(v) for k, v in run.items()} for run in columns.values()]
 
 
 def summary() -> list[tuple[str, str, str]]:
     """(script, environment, variant) of each experiment in summary.csv, peers last."""
-    with (RESULTS / "summary.csv").open(newline="") as file:
+    with (REPORTING / "summary.csv").open(newline="") as file:
         keys = dict.fromkeys((r["script"], r["env"], r["variant"]) for r in csv.DictReader(file))
     return sorted(keys, key=lambda key: key[0] == "peers")
 
 
-def curves(panel, script: str, env: str, column: str) -> None:
-    """All variants of a script on an environment, and the peer that it is compared with."""
+def curves(axes, script: str, env: str) -> None:
+    """All variants of a script on an environment, and the peers that it is compared with."""
     for key in summary():
         if key[:2] == (script, env):
             colour, label = VARIANTS.get(key[2], (BLUE, f"{script}.py"))
-        elif key == ("peers", env, script):
-            colour, label = ORANGE, "Stable-Baselines3"
+        elif key[:2] == ("peers", env) and script.startswith(PEERS[key[2]][2]):
+            colour, label, _ = PEERS[key[2]]
         else:
             continue
-        runs = read_runs(RESULTS / "curves" / f"{'-'.join(filter(None, key))}.csv")
+        runs = read_runs(REPORTING / "curves" / f"{'-'.join(filter(None, key))}.csv")
         label += ", 1 seed" if len(runs) == 1 else f", {len(runs)} seeds"
         style = {"color": colour, "label": label, "linestyle": "--" if key[0] == "peers" else "-"}
         if runs:  # none, where all failed
-            draw(panel, runs, column, **style)
-    if column == "step":
-        panel.set_xlabel("environment steps")
-        panel.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    else:
-        panel.set_xlabel("minutes, on one core")
+            draw(axes, runs, **style)
+    axes.set_xlabel("environment steps")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
 
 
 def learning_curves() -> None:
     """A figure for each pair of script and environment that there are curves of."""
     for script, env in dict.fromkeys(key[:2] for key in summary() if key[0] != "peers"):
-        figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-        for panel, column in zip(panels, ("step", "minutes")):
-            curves(panel, script, env, column)
-        panels[0].set_ylabel("training return")
-        figure.suptitle(f"{script}.py on {env}")
-        lines = panels[0].get_legend_handles_labels()
-        figure.legend(*lines, loc="outside lower center", ncols=3, labelcolor=GREY)
+        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        curves(axes, script, env)
+        axes.set_ylabel("training return")
+        axes.set_title(f"{script}.py on {env}")
+        axes.legend(labelcolor=GREY, fontsize=9)
         save(figure, f"{script}-{env}")
 
 
@@ -154,6 +163,5 @@ def save(figure, name: str) -> None:
 
 
 if __name__ == "__main__":
-    if (RESULTS / "summary.csv").exists():
-        learning_curves()
+    learning_curves()
     gradient_variance()

@@ -1,14 +1,15 @@
-"""Run a script over several seeds, or two in turns, and add a row for each run to a CSV file.
+"""Run a script over several seeds, or several scripts in turn, and add each run to a CSV file.
 
     python benchmarks/seeds.py OUT.csv --seeds 10 --cores 0 1 -- a2c_discrete.py --target-return 475
     python benchmarks/seeds.py OUT.csv --seeds 3 -- a2c_discrete.py -- benchmarks/peers.py
 
-Each `--` is followed by the command line of a script; of two, the second is run after the first,
-with the same seed and on the same core, which is theirs alone (`taskset`). Seeds that OUT.csv has
-of the first script already, with the same flags, are left out.
+Each `--` is followed by the command line of a script. For each seed the scripts run one after the
+other on the same core (`taskset`), which should be idle otherwise. Seeds for which OUT.csv has a
+run of the first script with the same flags are skipped.
 
-Columns: who, seed, steps played, seconds of training (imports and evaluation not counted), steps/s,
-whether the target was reached, mean and deviation of the greedy evaluation, and the flags.
+Columns: who, seed, environment steps, seconds of training (without imports and evaluation), steps
+per second, whether the target was reached, mean and standard deviation of the greedy evaluation,
+and the flags.
 """
 
 import argparse
@@ -42,22 +43,23 @@ def play(core: str, seed: int, command: list[str]) -> list:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=10, help="how many: 0, 1, ...")
-    parser.add_argument("--cores", nargs="+", default=["0"], help="which ones")
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--cores", nargs="+", default=["0"], help="the cores to use")
     words, commands = sys.argv[1:], []
     while "--" in words:  # from the right
         split = len(words) - 1 - words[::-1].index("--")
         words, commands = words[:split], [words[split + 1 :], *commands]
     options = parser.parse_args(words)
-    if not all(commands) or len(commands) not in (1, 2):
-        parser.error("after the options comes `-- script.py flags`, once or twice")
+    if not commands or not all(commands):
+        parser.error("after the options comes `-- script.py flags`, once or more")
 
     known = set()
     if options.out.exists():
         with options.out.open(newline="") as file:
             known = {(row["who"], row["seed"], row["flags"]) for row in csv.DictReader(file)}
     todo: queue.SimpleQueue = queue.SimpleQueue()
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         script, *flags = commands[0]
         if (Path(script).stem, str(seed), " ".join(flags)) not in known:
             todo.put(seed)
@@ -68,7 +70,10 @@ def main() -> None:
             while True:
                 seed = todo.get_nowait()
                 rows = [play(core, seed, command) for command in commands]
-                with lock, options.out.open("a", newline="") as file:  # neighbours stay neighbours
+                with (
+                    lock,
+                    options.out.open("a", newline="") as file,
+                ):  # runs of one seed stay together
                     writer = csv.writer(file, lineterminator="\n")
                     writer.writerows(([] if file.tell() else [COLUMNS]) + rows)
                 for row in rows:
@@ -76,7 +81,7 @@ def main() -> None:
         except queue.Empty:
             pass
         except BaseException:
-            while not todo.empty():  # what the other cores are at is the last
+            while not todo.empty():  # let the other cores finish their run and stop
                 todo.get()
             raise
 

@@ -1,10 +1,11 @@
-"""Write the table of results into README.md, from results/reporting/summary.csv.
+"""Write the tables of results into README.md, from results/reporting/summary.csv.
 
     python benchmarks/table.py
 
-Each row is an experiment of settings.toml that has runs. The return is the interquartile mean over
-the seeds, with its 95 % bootstrap interval from five seeds on. The published results are in
-published.csv. It needs only NumPy, so that the tests can compare the README with it.
+Each table stands between two comments in README.md. Each row is an experiment of settings.toml that
+has runs. The return is the interquartile mean over the seeds of the greedy policy's mean return,
+with its 95 % bootstrap interval from five seeds on. The published results are in published.csv.
+The program needs only NumPy, so that the tests can compare the README with its output.
 """
 
 import csv
@@ -15,13 +16,11 @@ import numpy as np
 import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-SUMMARY = ROOT / "benchmarks" / "results" / "reporting" / "summary.csv"
-START, END = "<!-- python benchmarks/table.py -->\n", "<!-- end of the table -->\n"
-HEADER = """\
-| environment | method | flags | steps, seeds | time | return | worst | SB3, SBX | published |
-|---|---|---|---|---|---|---|---|---|
-"""
-METHODS = {  # (script, variant): name; the variants that are missing here are in the sections only
+RESULTS = ROOT / "benchmarks" / "results"
+SUMMARY = RESULTS / "reporting" / "summary.csv"
+BLOCK = re.compile(r"(<!-- table (\S+): .*? -->\n).*?(<!-- end of the table -->\n)", re.S)
+
+METHODS = {  # (script, variant): name in the table of results
     ("a2c_discrete", ""): "A2C",
     ("a2c_continuous", ""): "A2C",
     ("a2c_continuous", "ppo"): "PPO",
@@ -33,6 +32,26 @@ METHODS = {  # (script, variant): name; the variants that are missing here are i
     ("ddpg", ""): "DDPG",
     ("ddpg", "td3"): "TD3",
 }
+CHANGES = [  # script, variant, environment, and how its flags are called in the table of changes
+    ("reinforce_baseline", "none", "CartPole-v1", "`--baseline none`"),
+    ("reinforce_baseline", "mean", "CartPole-v1", "`--baseline mean`"),
+    ("reinforce_baseline", "value", "CartPole-v1", "defaults: `--baseline value`"),
+    ("ac_td0", "v", "CartPole-v1", "defaults"),
+    ("ac_td0", "discounted", "CartPole-v1", "`--discount-policy-gradient`"),
+    ("ac_td0", "q", "CartPole-v1", "q"),
+    ("ac_td0", "v", "Acrobot-v1", "defaults"),
+    ("ac_td0", "q", "Acrobot-v1", "q"),
+    ("a2c_discrete", "", "CartPole-v1", "defaults: K = 3"),
+    ("a2c_discrete", "k1", "CartPole-v1", "`--critic-updates 1`"),
+    ("a2c_discrete", "", "LunarLander-v3", "lunar"),
+    ("a2c_discrete", "entropy", "LunarLander-v3", "lunar, but `--ent-coef 0.01`"),
+    ("a2c_discrete", "randomized", "LunarLander-v3", "lunar, `--randomize-domain`"),
+    ("a2c_continuous", "", "Pendulum-v1", "defaults: K = 10, relu"),
+    ("a2c_continuous", "k1", "Pendulum-v1", "`--critic-updates 1`"),
+    ("a2c_continuous", "tanh", "Pendulum-v1", "`--activation tanh`"),
+    ("ddpg", "", "Pendulum-v1", "defaults"),
+    ("ddpg", "learned", "Pendulum-v1", "`--noise learned`"),
+]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -44,9 +63,19 @@ def experiments() -> list[dict]:
     """The experiments of settings.toml, each with the rows of the summary that belong to it."""
     with (ROOT / "benchmarks" / "settings.toml").open("rb") as file:
         found = [{"variant": "", "flags": ""} | e for e in tomllib.load(file)["experiment"]]
-    rows = read(SUMMARY)
-    keys = ("script", "env", "variant")
+    rows, keys = read(SUMMARY), ("script", "env", "variant")
     return [e | {"rows": [r for r in rows if all(r[k] == e[k] for k in keys)]} for e in found]
+
+
+def rows_of(script: str, env: str, variant: str = "") -> list[dict[str, str]]:
+    """The rows of one experiment, one for each seed."""
+    keys = {"script": script, "env": env, "variant": variant}
+    return [row for row in read(SUMMARY) if keys.items() <= row.items()]
+
+
+def column(rows: list[dict], name: str) -> np.ndarray:
+    """The numbers in a column; empty cells are left out."""
+    return np.array([float(row[name]) for row in rows if row[name]])
 
 
 def interquartile_mean(numbers: np.ndarray) -> np.ndarray:
@@ -65,26 +94,29 @@ def number(x: float) -> str:
     return f"{x:.1f}" if abs(x) < 1000 else f"{x:.0f}"
 
 
-def steps(rows: list[dict]) -> str:
-    """Training steps of the longest run, with two digits."""
-    n = int(float(f"{max(int(row['steps']) for row in rows):.2g}"))
+def count(steps: float) -> str:
+    """A number of steps with two digits, such as 250k or 1M."""
+    n = int(float(f"{steps:.2g}"))
     return f"{n / 1_000_000:.2g}M" if n >= 1_000_000 else f"{n // 1000}k"
 
 
-def returns(rows: list[dict]) -> np.ndarray:
-    return np.array([float(row["eval_mean"]) for row in rows])
+def score(rows: list[dict]) -> tuple[str, str]:
+    """The return with its interval, and the worst seed."""
+    returns = column(rows, "eval_mean")
+    mean = number(interquartile_mean(returns))
+    if len(returns) >= 5:
+        mean += " [{}, {}]".format(*map(number, interval(returns)))
+    return mean, number(returns.min())
 
 
-def peers(env: str, method: str, found: list[dict]) -> str:
+def peers(env: str, method: str) -> str:
     """Interquartile mean and worst seed of the libraries' runs."""
     cells = []
     for library in ("SB3", "SBX"):
-        for e in found:
-            if e["env"] == env and e["variant"] == f"{library}-{method}".lower() and e["rows"]:
-                r = returns(e["rows"])
-                size = f"{steps(e['rows'])}, {len(r)}"
-                mean, worst = number(interquartile_mean(r)), number(r.min())
-                cells.append(f"{library} {mean}, worst {worst} ({size})")
+        if rows := rows_of("peers", env, f"{library}-{method}".lower()):
+            returns, steps = column(rows, "eval_mean"), count(column(rows, "steps").max())
+            mean, worst = number(interquartile_mean(returns)), number(returns.min())
+            cells.append(f"{library} {mean}, worst {worst} ({steps}, {len(rows)})")
     return "; ".join(cells)
 
 
@@ -94,30 +126,52 @@ def published(env: str, method: str) -> str:
     return ", ".join(f"{row['source']} {row['return']} ({row['steps']})" for row in rows)
 
 
-def table() -> str:
-    lines, found = [], experiments()
+def results() -> list[list[str]]:
+    """The table of results, grouped by environment."""
+    names = "environment, method, flags, steps x seeds, time, return, worst seed, SB3 and SBX"
+    lines, found = [[*names.split(", "), "published"]], experiments()
     order = list(dict.fromkeys(e["env"] for e in found))
     for e in sorted(found, key=lambda e: order.index(e["env"])):
         method, rows = METHODS.get((e["script"], e["variant"])), e["rows"]
-        if not method or not rows:
-            continue
-        r = returns(rows)
-        mean = number(interquartile_mean(r))
-        if len(r) >= 5:
-            mean += " [{}, {}]".format(*map(number, interval(r)))
-        seconds = min(float(row["seconds"]) for row in rows)  # the machine is shared
-        time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
-        cells = [e["env"], method, e["set"], f"{steps(rows)}, {len(rows)}", time, mean]
-        cells += [number(r.min()), peers(e["env"], method, found), published(e["env"], method)]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return HEADER + "".join(lines)
+        if method and rows:
+            size = f"{count(column(rows, 'steps').max())} x {len(rows)}"
+            seconds = column(rows, "seconds").min()  # other programs ran beside some of them
+            time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
+            line = [e["env"], method, e["set"], size, time, *score(rows)]
+            lines.append([*line, peers(e["env"], method), published(e["env"], method)])
+    return lines
+
+
+def solved(rows: list[dict]) -> tuple[str, str]:
+    """How many seeds reached the threshold in training, and after how many steps."""
+    steps = np.array([float(row["steps_to_threshold"] or "inf") for row in rows])
+    cells = [count(x) if x < np.inf else "never" for x in (np.median(steps), steps.max())]
+    return f"{sum(steps < np.inf)} of {len(rows)}", ", ".join(cells)
+
+
+def changes() -> list[list[str]]:
+    """What a flag does."""
+    names = ["file", "environment", "flags", "solved", "steps: median, slowest"]
+    lines = [[*names, "return", "worst seed"]]
+    for script, variant, env, flags in CHANGES:
+        if rows := rows_of(script, env, variant):
+            lines.append([script, env, flags, *solved(rows), *score(rows)])
+    return lines
+
+
+def tables() -> dict[str, str]:
+    """The text of each table by its name in README.md."""
+    found = {"results": results(), "changes": changes()}
+    for name, (head, *lines) in found.items():
+        lines = [head, ["---"] * len(head), *lines]
+        found[name] = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return found
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    pattern = re.escape(START) + ".*?" + re.escape(END)
-    readme.write_text(re.sub(pattern, lambda _: START + table() + END, text, flags=re.S))
+    readme, found = ROOT / "README.md", tables()
+    text = BLOCK.sub(lambda match: match[1] + found[match[2]] + match[3], readme.read_text())
+    readme.write_text(text)
 
 
 if __name__ == "__main__":
