@@ -66,6 +66,7 @@ from tqdm import tqdm
 # Types annotated with their allowed ranges
 Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
 NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
+Finite = Annotated[float, (0, 1e38)]  # fits into float32
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Args:
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     mean_decay: Fraction = 0.9  # fraction of the moving average (initially 0) kept per update
-    actor_lr: NonNegative = 3e-3  # learning rate of the policy
-    critic_lr: NonNegative = 5e-3  # learning rate of the value baseline
+    actor_lr: Finite = 3e-3  # learning rate of the policy
+    critic_lr: Finite = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, gradient steps on V per gradient step on the policy
     ent_coef: NonNegative = 0.0  # weight of the entropy, summed over an episode, like the loss
@@ -94,7 +95,7 @@ class Args:
     # Run
     seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
-    torch_threads: Count = 1  # CPU threads; one is fastest for small networks
+    torch_threads: Annotated[int, (1, 1024)] = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
     eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
@@ -334,6 +335,10 @@ class InputError(ValueError):
     """A mistake the user can fix: one line on stderr and exit status 2, no traceback."""
 
 
+class NotFinite(FloatingPointError):
+    """NaN or inf in a number that the run depends on."""
+
+
 def check_flags(args: Args) -> None:
     """Raise InputError if a flag is not among the choices or in the range of its annotation."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
@@ -366,11 +371,19 @@ class PlainEnv(gym.Wrapper):
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
+        self.check_shape(obs)
         return obs, {}  # info whose shape or type changes breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
+        self.check_shape(obs)
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
+
+    def check_shape(self, obs) -> None:
+        """Raise ValueError if an observation would be broadcast to the shape of its space."""
+        shape = self.observation_space.shape  # None: a Dict or a Tuple, which are flattened
+        if shape is not None and np.shape(obs) != shape:
+            raise ValueError(f"observation has shape {np.shape(obs)}, its space {shape}")
 
     def call(self, method, *args, **kwargs):
         """Call the environment; replace an error that a worker could not send to its parent."""
@@ -388,7 +401,7 @@ def env_kwargs(args: Args) -> dict:
     """The keyword arguments of the environment."""
     try:
         return dict(json.loads(args.env_kwargs).items())
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, RecursionError, ValueError) as error:
         reason = """must be a JSON object such as '{"is_slippery": false}'"""
         raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
 
@@ -396,7 +409,7 @@ def env_kwargs(args: Args) -> dict:
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
     task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
-    known = gym.error.Error, ImportError, TypeError, ValueError, NotImplementedError
+    known = gym.error.Error, AssertionError, ImportError, NotImplementedError, TypeError, ValueError
     if options:  # an environment can raise anything if its arguments are wrong
         task, known = f"{task} --env-kwargs {args.env_kwargs}", Exception
     if film:
@@ -481,6 +494,10 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             action = to_env(agent.act(obs, greedy=True).cpu().numpy(), env.action_space)
             obs, reward, terminated, truncated, _ = env.step(action)
             returns[episode] += float(reward)
+            if not (np.isfinite(obs).all() and np.isfinite(reward)):
+                raise NotFinite(
+                    f"evaluation episode {episode}: NaN or inf in observation or reward"
+                )
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {episode} was cut off after {limit} steps", file=sys.stderr)
@@ -492,8 +509,9 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 def load(path: str, args: Args | None = None) -> dict:
     """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
-    file = Path(path).expanduser()
+    file = Path(path)
     try:
+        file = file.expanduser()
         file = file / "checkpoint.pt" if file.is_dir() else file
         with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
             if damaged := archive.testzip():
@@ -525,7 +543,7 @@ class Run:
         self.args, self.env, self.eval_env, self.parts = args, env, eval_env, parts
         self.report_interval, self.best_return = report_interval, -np.inf
         self.step, self.episodes = 0, []  # environment steps; (step, return, length) of episodes
-        if args.resume:
+        if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
         self.solved, self.due = self.is_solved(), False  # is it time for a report?
@@ -535,13 +553,14 @@ class Run:
         num_envs = getattr(args, "num_envs", 1)
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
-        log_dir = Path(args.log_dir).expanduser()
-        self.folder = log_dir / re.sub("[/:]", "_", name)
-        self.checkpoint = self.folder / "checkpoint.pt"
         try:
+            log_dir = Path(args.log_dir).expanduser()
+            self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"--log-dir: cannot make {self.folder}: {error.strerror}") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~name, but no such user
+            reason = getattr(error, "strerror", error)
+            raise InputError(f"--log-dir {args.log_dir}: cannot make it: {reason}") from error
+        self.checkpoint = self.folder / "checkpoint.pt"
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
@@ -570,7 +589,7 @@ class Run:
         for name, value in values.items():
             in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
-                raise FloatingPointError(f"step {self.step}: NaN or inf in {name}")
+                raise NotFinite(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
         """Count a step; with N environments, reward, done and steps are (N,)."""
@@ -627,7 +646,7 @@ class Run:
         """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
-            raise FloatingPointError(f"step {self.step}: NaN or inf in weights")
+            raise NotFinite(f"step {self.step}: NaN or inf in weights")
         state = {"script": SCRIPT, "args": asdict(self.args), "global_step": self.step, **parts}
         state |= {"rng": torch.get_rng_state(), "episodes": self.episodes[-100:]}
         with self.writing():
@@ -656,7 +675,8 @@ class Run:
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed(self.args.seed + self.step)  # accelerators' states are not saved
+            seed = (self.args.seed + self.step) % 2**64  # accelerators' states are not saved
+            torch.manual_seed(seed)
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -666,7 +686,7 @@ class Run:
         seconds = f"{time.perf_counter() - self.start_time:.2f} s"
         torch.set_num_threads(self.caller_threads)
         try:
-            if kind is not FloatingPointError:  # otherwise keep the last good checkpoint
+            if kind is not NotFinite:  # otherwise keep the last good checkpoint
                 self.save()
         finally:
             self.bar.update(self.step - self.bar.n)
@@ -682,7 +702,7 @@ class Run:
                 self.writer.close()
         if error is None:
             print(f"trained: {self.step - self.start_step} steps in {seconds}")
-        elif kind is not FloatingPointError:
+        elif kind is not NotFinite:
             path = shlex.quote(str(self.checkpoint))
             print(f"stopped at step {self.step}: continue with --resume {path}")
         if self.solved:
@@ -718,11 +738,11 @@ def main() -> None:
     parser.add_argument("--resume")
     try:
         resume = parser.parse_known_args()[0].resume
-        default = Args(**load(resume)["args"]) if resume else Args()
+        default = Args() if resume is None else Args(**load(resume)["args"])
         args = tyro.cli(Args, default=default, description=__doc__.split("\n\n")[0])
         torch.set_flush_denormal(True)  # dead units' Adam moments become denormal, which is slow
         train(args)
-    except (InputError, FloatingPointError) as error:
+    except (InputError, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -81,6 +81,12 @@ def test_distribution(agent):
     torch.testing.assert_close(noise.std(0), torch.ones(6, 2), atol=0.025, rtol=0)
 
 
+def test_noise_is_independent_between_dimensions(agent):
+    actions = agent.act(torch.zeros(20_000, 3))
+    # The standard deviation of the estimate is 1 / sqrt(20000). Allow five.
+    assert abs(torch.corrcoef(actions.T)[0, 1].item()) < 0.036
+
+
 def test_critic_sees_normalised_observations(agent):
     obs = torch.randn(6, 3) * 2 + 3
     torch.testing.assert_close(agent.value(obs), agent.critic(scale(agent, obs))[:, 0])
@@ -251,6 +257,13 @@ def test_returns_and_advantages_are_constants(kind):
     assert target.grad is None
     slope = {"mse": -2 / 3, "huber": -1 / 3}[kind]
     torch.testing.assert_close(values.grad, torch.full((3,), slope - 1 / 3))
+
+
+def test_advantages_of_ppo_are_constants():
+    log_probs, advantages = torch.zeros(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    a2c.clipped_loss(log_probs, torch.zeros(3), advantages, 0.2).backward()
+    assert advantages.grad is None
+    torch.testing.assert_close(log_probs.grad, torch.full((3,), -1 / 3))
 
 
 def gae_by_definition(rewards, values, terminated, done, gamma, lam):
@@ -452,6 +465,12 @@ def test_reset_rows_are_not_learned_from(optimizer, updates):
         a2c.update(agents[-1], optimizer, given, args)
     assert distance(*agents) == 0.0
     assert distance(agents[0], make_agent(args)) > 0.0
+
+
+def test_the_optimizer_is_the_one_that_was_chosen():
+    for name, kind in (("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)):
+        args = Args(optimizer=name)
+        assert type(a2c.make_optimizer(Agent(3, 2, args), args)) is kind
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])

@@ -542,6 +542,12 @@ def test_gradients_are_clipped_for_each_network():
     assert norms[0.5] == norms[np.inf]  # the norm before clipping is logged
 
 
+def test_the_optimizer_is_the_one_that_was_chosen():
+    for name, kind in (("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)):
+        args = Args(optimizer=name)
+        assert type(a2c.make_optimizer(Agent(3, 3, args), args)) is kind
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_every_update_has_one_actor_step_and_k_critic_steps(optimizer):
     """Before its turn the actor has no gradient, not one of zeros, which momentum would follow."""
@@ -866,6 +872,7 @@ def test_domain_randomization():
 def test_domain_randomization_samples_at_the_automatic_reset():
     args = Args(env_id="LunarLander-v3", randomize_domain=True, num_envs=2, vectorization="sync")
     envs, eval_env = a2c.make_envs(args)
+    eval_env.reset(seed=0)
     assert eval_env.unwrapped.gravity == -10.0  # the evaluation is on the standard task
     envs.reset(seed=0)
     first = envs.get_attr("gravity")

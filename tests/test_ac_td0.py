@@ -66,6 +66,11 @@ def test_act_samples_from_the_softmax(monkeypatch):
     assert agent.act(torch.randn(2)).shape == ()
 
 
+def test_initial_policy_is_nearly_uniform():
+    probs = Agent(8, 4, Args()).actor(torch.randn(100, 8)).softmax(-1)
+    assert (probs - 0.25).abs().max() < 0.02
+
+
 # The updates, exactly, on the tiny MDP. An observation is the one-hot code of (step, state).
 
 

@@ -28,6 +28,25 @@ BASELINES = ["none", "mean", "value"]
 PLAIN = Args(hidden_sizes=(), max_grad_norm=np.inf, critic_updates=1, num_envs=1)
 
 
+# The policy
+
+
+def test_act_samples_from_the_softmax():
+    agent, obs = Agent(2, 3, PLAIN), torch.randn(20_000, 2)
+    agent.actor[0].weight.data.zero_()
+    agent.actor[0].bias.data = torch.tensor([0.0, 1.0, -1.0])
+    shares = torch.bincount(agent.act(obs), minlength=3) / 20_000
+    # The standard deviation of a share is at most 0.5 / sqrt(20000) = 0.0035. Allow five.
+    want = torch.tensor([0.0, 1.0, -1.0]).softmax(-1)
+    torch.testing.assert_close(shares, want, atol=0.018, rtol=0)
+    assert (agent.act(obs, greedy=True) == 1).all()
+
+
+def test_initial_policy_is_nearly_uniform():
+    probs = Agent(8, 4, Args()).actor(torch.randn(100, 8)).softmax(-1)
+    assert (probs - 0.25).abs().max() < 0.02
+
+
 # Returns
 
 
@@ -389,6 +408,18 @@ def test_each_update_takes_one_step_of_the_policy_and_k_of_the_value():
         assert {int(optimizer.state[weight]["step"]) for weight in network.parameters()} == {steps}
 
 
+def test_each_update_starts_without_the_gradients_of_the_last_one():
+    args = replace(THREE, max_grad_norm=np.inf)
+    agent = make_agent(args)
+    optimizers = sgd(agent, 0.1)
+    for seed in range(2):
+        twin = copy.deepcopy(agent)  # without gradients
+        batch = make_batch(agent, random_episodes(seed), args)
+        reinforce.update(agent, *optimizers, batch, args)
+    reinforce.update(twin, *sgd(twin, 0.1), batch, args)
+    assert distance(agent, twin) == 0.0
+
+
 def test_gradients_are_clipped():
     episodes = random_episodes()
     episodes = episodes._replace(rewards=1000 * episodes.rewards)
@@ -438,6 +469,13 @@ def test_gradient_variance_by_definition():
     gradients = torch.stack(gradients)
     want = (gradients - gradients.mean(0)).pow(2).sum().item() / (5 * 4)
     assert gradient_variance(agent, batch, 5) == pytest.approx(want, rel=1e-5)
+
+
+def test_advantages_are_constants_in_the_loss():
+    log_probs, advantages = torch.zeros(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    reinforce_loss(log_probs, advantages, 2).backward()
+    assert advantages.grad is None
+    assert log_probs.grad.tolist() == [-0.5, -0.5, -0.5]
 
 
 def test_loss_refuses_shapes_that_would_broadcast():
