@@ -33,7 +33,7 @@ gradient flows through the target. Differences from the book:
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["torch>=2.7", "gymnasium[classic-control]>=1.1", "tyro>=0.9.1", "numpy>=1.26",
-#   "tensorboard>=2.16", "tqdm>=4.66"]
+#   "tensorboard>=2.16.2", "tqdm>=4.66"]
 # ///
 import argparse
 import importlib

@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                            what is still missing, on all cores
     python benchmarks/run.py --only ddpg Pendulum-v1    one script, one environment, or both
+    python benchmarks/run.py --seeds 3                  the first three seeds of each experiment
     python benchmarks/run.py --quick                    2000 steps of each script, kept nowhere
     python benchmarks/run.py --cores 1                  one run at a time, to compare seconds
     python benchmarks/run.py --address auto             on the Ray cluster that this machine is in
@@ -187,7 +188,7 @@ def jobs(options: argparse.Namespace) -> list[dict]:
     found = []
     for experiment in experiments:
         job = {"variant": "", "flags": "", "threshold": "", "seeds": [100, 101]} | experiment
-        seeds = range(*job.pop("seeds"))
+        seeds = range(*job.pop("seeds"))[: options.seeds]
         if set(options.only) <= {job["script"], job["env"], job["variant"]}:
             found += [job | {"seed": seed} for seed in seeds]
     if not found:
@@ -201,6 +202,7 @@ def jobs(options: argparse.Namespace) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[], help="script, environment, variant")
+    parser.add_argument("--seeds", type=int, help="run only this many of each experiment's seeds")
     parser.add_argument("--quick", action="store_true", help="2000 steps each; nothing is kept")
     parser.add_argument("--again", action="store_true", help="those in summary.csv, too")
     parser.add_argument("--cores", type=int, help="runs at a time, if not one for each core")

@@ -66,7 +66,7 @@ def flag_values(flags):
 
 
 def test_the_sets_of_flags_are_those_of_the_settings():
-    rows = re.findall(r"^\| `?(\w+)(?:\.py)?`? \| (\w+) \| `(--[^|]+)` \|$", README, re.M)
+    rows = re.findall(r"^\| (\w+) \| (\w+) \| [^|]+ \| `(--[^|]+)` \|$", README, re.M)
     shown = {(script, name): flag_values(flags) for script, name, flags in rows}
     assert len(shown) == len(rows) > 5
     basic = {"": {}}  # variants that are ablations or choices of a baseline add flags to a set
@@ -181,8 +181,8 @@ def test_every_test_that_is_named_exists():
 
 def commands(text):
     """(script, words) of each command line that runs one of the five scripts."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
-    lines = [line for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    lines = [line for language, block in blocks if not language for line in block.splitlines()]
     lines += re.findall(r"`(python \w+\.py[^`]*)`", text)
     for line in lines:
         for script, flags in re.findall(r"\b(\w+)\.py([^|;]*)", line):
