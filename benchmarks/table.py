@@ -109,6 +109,12 @@ def score(rows: list[dict]) -> tuple[str, str]:
     return mean, number(returns.min())
 
 
+def duration(rows: list[dict]) -> str:
+    """Training time of the fastest run, because other programs slowed down some of the runs."""
+    seconds = column(rows, "seconds").min()
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
+
+
 def peers(env: str, method: str) -> str:
     """Interquartile mean and worst seed of the libraries' runs."""
     cells = []
@@ -135,9 +141,7 @@ def results() -> list[list[str]]:
         method, rows = METHODS.get((e["script"], e["variant"])), e["rows"]
         if method and rows:
             size = f"{count(column(rows, 'steps').max())} x {len(rows)}"
-            seconds = column(rows, "seconds").min()  # other programs ran beside some of them
-            time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
-            line = [e["env"], method, e["set"], size, time, *score(rows)]
+            line = [e["env"], method, e["set"], size, duration(rows), *score(rows)]
             lines.append([*line, peers(e["env"], method), published(e["env"], method)])
     return lines
 
@@ -151,7 +155,7 @@ def solved(rows: list[dict]) -> tuple[str, str]:
 
 def changes() -> list[list[str]]:
     """What a flag does."""
-    names = ["file", "environment", "flags", "solved", "steps: median, slowest"]
+    names = ["file", "environment", "flags", "solved", "steps to threshold: median, slowest"]
     lines = [[*names, "return", "worst seed"]]
     for script, variant, env, flags in CHANGES:
         if rows := rows_of(script, env, variant):

@@ -89,12 +89,43 @@ def test_variance_with_a_baseline():
         np.median([float(row["none"]) / float(row[kind]) for row in rows])
         for kind in ("mean", "value")
     ]
-    assert "to 1/{:.1f} with `mean` and to 1/{:.1f} with `value`".format(*ratios) in WORDS
+    words = "by a factor of {:.1f} with `mean` and by a factor of {:.1f} with `value`"
+    assert words.format(*ratios) in WORDS
 
 
 def test_variance_of_qac():
     ratios = [float(row["ratio"]) for row in rows_of("ac_td0-q-variance")]
-    assert f"has {np.median(ratios):.0f} times the variance" in WORDS
+    assert len(ratios) == 5
+    assert f"weighted by Q is {np.median(ratios):.0f} times that" in WORDS
+
+
+def test_random_physics():
+    rows = rows_of("a2c_discrete-physics")
+    seeds = {row["seed"] for row in rows}
+    assert len(rows) == 2 * len(seeds)
+    means = [
+        np.mean([float(row[physics]) for row in rows if row["trained_with"] == trained])
+        for trained in ("random", "fixed")
+        for physics in ("fixed_physics", "random_physics")
+    ]
+    words = "return {:.0f} with the standard physics and {:.0f} with random physics, policies "
+    words += f"trained without it {{:.0f}} and {{:.0f}} (means over {len(seeds)} seeds"
+    assert words.format(*means) in WORDS
+
+
+@pytest.mark.parametrize(
+    ("script", "env", "variant"),
+    [
+        ("reinforce_baseline", "CartPole-v1", "value"),
+        ("ac_td0", "CartPole-v1", "v"),
+        ("a2c_discrete", "CartPole-v1", ""),
+        ("a2c_continuous", "Pendulum-v1", ""),
+        ("ddpg", "Pendulum-v1", ""),
+    ],
+)
+def test_training_times(script, env, variant):
+    (line,) = re.findall(rf"^\| `{script}.py` \|.*$", README, re.M)
+    assert f" {env}, {table.duration(table.rows_of(script, env, variant))} " in line
 
 
 def pairs(name, pattern=""):
@@ -130,11 +161,40 @@ def test_where_the_time_of_an_update_goes():
     assert len(rows) == 20
     shares = {k: np.median([float(r[k]) / float(r["update"]) for r in rows]) for k in rows[0]}
     words = (
-        "{large_products:.0%} goes into ten products of 256 x 256 matrices, {small_products:.0%} "
-        "into the 18 smaller ones, {adam:.0%} into Adam, {targets:.0%} into moving the targets, "
-        "{sampling:.0%} into the sampling"
+        "spends {large_products:.0%} of its time on ten products of 256 x 256 matrices and "
+        "{small_products:.0%} on 18 smaller matrix products. It spends {adam:.0%} on Adam, "
+        "{targets:.0%} on the update of the target networks, and {sampling:.0%} on sampling"
     )
-    assert words.format(**shares).replace("%", " %") in EVIDENCE_WORDS
+    assert words.format(**shares) in EVIDENCE_WORDS
+
+
+def test_what_was_tried():
+    """The numbers of tuning runs in benchmarks/README.md."""
+    rows = rows_of("a2c_discrete-cartpole-tried")
+    for budget, words in (("150000", "150k steps, 17 of 20"), ("250000", "250k steps, all 20")):
+        runs = [r for r in rows if r["flags"] == f"--total-timesteps {budget} --target-return 475"]
+        solved = sum(row["steps_to_threshold"] != "" for row in runs)
+        assert (len(runs), solved) == (20, 17 if "17" in words else 20)
+        assert words in EVIDENCE_WORDS
+    rows = [r for r in rows_of("a2c_continuous-ppo-tried") if "Walker2d" in r["flags"]]
+    rows = [r for r in rows if "--log-std-init -1 " in r["flags"] and "5e-4" in r["flags"]]
+    found = {(r["advantages_computed"], r["seed"]): float(r["eval_mean"]) for r in rows}
+    words = "from {:.0f} to {:.0f} for seed 0 and from {:.0f} to {:.0f} for seed 1"
+    numbers = [found[kind, seed] for seed in "01" for kind in ("each step", "once")]
+    assert words.format(*numbers) in EVIDENCE_WORDS
+    flags = "--hidden-sizes 64 64 --policy-frequency 2 --learning-starts 3000"
+    rows = [r for r in rows_of("ddpg-small") if r["flags"] == flags]
+    assert (len(rows), sum(float(r["eval_mean"]) < -200 for r in rows)) == (10, 3)
+    assert f"`{flags}`, three of ten seeds do not learn" in EVIDENCE_WORDS
+    curves = {}
+    for row in rows_of("ddpg-td3"):
+        curves.setdefault((row["method"], row["env"][:-3]), []).append(float(row["eval_return"]))
+    for method in ("TD3", "DDPG"):
+        numbers = [curves[method.lower(), env][-1] for env in ("Walker2d", "Hopper")]
+        words = f"final return of {method} is {{:.0f}} on Walker2d and {{:.0f}} on Hopper"
+        assert words.format(*numbers) in EVIDENCE_WORDS
+    ahead = np.greater(curves["ddpg", "Hopper"], curves["td3", "Hopper"])
+    assert f"higher return at {sum(ahead)} of the {len(ahead)} evaluations" in EVIDENCE_WORDS
 
 
 def test_race():
@@ -145,12 +205,13 @@ def test_race():
         for column in ("seconds", "steps")
     )
     assert all(row["solved"] == "1" for row in (*ours, *peers))
+    assert [row["seed"] for row in ours] == [str(seed) for seed in range(100, 110)]
+    words = "in {:.1f} seconds and {:.0f}k steps. SB3's A2C, with the settings of "
+    words += "rl-baselines3-zoo, takes {:.1f} seconds and {:.0f}k steps."
+    numbers = [np.median(x) for pair in zip(seconds, np.divide(steps, 1000)) for x in pair]
+    assert words.format(*numbers) in WORDS
     ratio = np.median(np.divide(seconds[1], seconds[0]))
-    words = "{:.1f} seconds, SB3's in {:.1f}".format(*map(np.median, seconds))
-    assert words in WORDS
-    assert f"{ratio:.1f} times faster" in WORDS
-    words = "after {:.0f}k and {:.0f}k steps".format(*(np.median(s) / 1000 for s in steps))
-    assert words in WORDS
+    assert f"the median of their time ratios is {ratio:.1f}." in WORDS
 
 
 # Names, commands and snippets
