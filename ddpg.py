@@ -702,8 +702,8 @@ class Run:
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            seed = (self.args.seed + self.step) % 2**64  # accelerators' states are not saved
-            torch.manual_seed(seed)
+            seed = (self.args.seed + self.step) % 2**64
+            torch.manual_seed(seed)  # accelerators' states are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"

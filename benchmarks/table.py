@@ -49,8 +49,6 @@ CHANGES = [  # script, variant, environment, and how its flags are called in the
     ("a2c_continuous", "", "Pendulum-v1", "defaults: K = 10, relu"),
     ("a2c_continuous", "k1", "Pendulum-v1", "`--critic-updates 1`"),
     ("a2c_continuous", "tanh", "Pendulum-v1", "`--activation tanh`"),
-    ("ddpg", "", "Pendulum-v1", "defaults"),
-    ("ddpg", "learned", "Pendulum-v1", "`--noise learned`"),
 ]
 
 

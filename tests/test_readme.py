@@ -38,8 +38,17 @@ def test_tables_are_those_of_the_raw_results(name):
 
 def test_every_experiment_with_runs_is_shown():
     found = [e for e in table.experiments() if e["rows"] and e["script"] != "peers"]
-    shown = {key[:2] for key in table.CHANGES} | set(table.METHODS)
+    shown = {key[:2] for key in table.CHANGES} | set(table.METHODS) | {("ddpg", "learned")}
     assert {(e["script"], e["variant"]) for e in found} <= shown
+
+
+def test_learned_noise():
+    means = [
+        table.number(table.interquartile_mean(table.column(rows, "eval_mean")))
+        for rows in (table.rows_of("ddpg", "Pendulum-v1", kind) for kind in ("learned", ""))
+    ]
+    words = "the return is {} with a learned sigma and {} with the default noise".format(*means)
+    assert words in WORDS
 
 
 def test_reporting_runs_have_the_frozen_flags_and_seeds():
