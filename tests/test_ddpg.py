@@ -1069,7 +1069,7 @@ def test_learns_the_identity(tmp_path):
         (["--noise", "pink"], ["--noise", "gaussian", "ou"]),
         (["--batch-size", "0"], ["--batch-size must be in [1, inf], got 0"]),
         (["--policy-frequency", "0"], ["--policy-frequency must be in [1, inf], got 0"]),
-        (["--exploration-noise", "-1"], ["--exploration-noise must be in [0, inf], got -1"]),
+        (["--exploration-noise", "-1"], ["--exploration-noise must be in [0, 1e+38], got -1"]),
         (
             ["--noise", "learned", "--exploration-noise", "0"],
             ["--noise learned requires --exploration-noise above 0"],
