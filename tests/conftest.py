@@ -290,8 +290,8 @@ class Job:
         return paths[0]
 
     def group_is_empty(self):
-        """Whether no process of the group is left, a few seconds after the end."""
-        deadline = time.monotonic() + 5
+        """Whether no process of the group is left, half a minute after the end at the latest."""
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
                 os.killpg(self.pid, 0)
