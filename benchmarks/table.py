@@ -132,7 +132,7 @@ def published(env: str, method: str) -> str:
 
 def results() -> list[list[str]]:
     """The table of results, grouped by environment."""
-    names = "environment, method, flags, steps x seeds, time, return, worst seed, SB3 and SBX"
+    names = "environment, method, flags, steps x seeds, time, return, worst seed, SB3"
     lines, found = [[*names.split(", "), "published"]], experiments()
     order = list(dict.fromkeys(e["env"] for e in found))
     for e in sorted(found, key=lambda e: order.index(e["env"])):
