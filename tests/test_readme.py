@@ -105,7 +105,7 @@ def test_variance_with_a_baseline():
 def test_variance_of_qac():
     ratios = [float(row["ratio"]) for row in rows_of("ac_td0-q-variance")]
     assert len(ratios) == 5
-    assert f"weighted by Q is {np.median(ratios):.0f} times that" in WORDS
+    assert f"gives the gradient {np.median(ratios):.0f} times the variance" in WORDS
 
 
 def test_random_physics():
