@@ -61,8 +61,7 @@ def experiments() -> list[dict]:
     """The experiments of settings.toml, each with the rows of the summary that belong to it."""
     with (ROOT / "benchmarks" / "settings.toml").open("rb") as file:
         found = [{"variant": "", "flags": ""} | e for e in tomllib.load(file)["experiment"]]
-    rows, keys = read(SUMMARY), ("script", "env", "variant")
-    return [e | {"rows": [r for r in rows if all(r[k] == e[k] for k in keys)]} for e in found]
+    return [e | {"rows": rows_of(e["script"], e["env"], e["variant"])} for e in found]
 
 
 def rows_of(script: str, env: str, variant: str = "") -> list[dict[str, str]]:
