@@ -15,8 +15,8 @@ The results are in benchmarks/results/reporting:
     summary.csv                              a row for each run, see SUMMARY
 
 A run that is in summary.csv with the same flags is not repeated, except with --again. One that
-failed or was killed is. So the command can be stopped and restarted at any time. Run only one at a
-time.
+failed or was killed is. If it has a checkpoint and no threshold, it continues from there. So the
+command can be stopped and restarted at any time. Run only one at a time.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ from pathlib import Path
 import numpy as np
 import ray
 import tomllib
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +106,17 @@ def points(folder: Path) -> list[tuple[int, float, float]]:
     ]
 
 
+def interrupted(folder: Path) -> tuple[Path | None, int, list]:
+    """The last checkpoint of a run that was killed, its step, and the curve up to there."""
+    last, start, curve = None, 0, []
+    for part in sorted(folder.glob("runs/*"), key=os.path.getmtime):
+        if (part / "checkpoint.pt").exists():  # each part continues the one before
+            last, before = part / "checkpoint.pt", curve[-1][1] if curve else 0
+            start = torch.load(last, mmap=True, weights_only=True)["global_step"]
+            curve += [(step, before + t, value) for step, t, value in points(part) if step <= start]
+    return last, start, curve
+
+
 @ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[Killed])
 def play(source: str, job: dict) -> tuple[dict, list]:
     """One run, on whatever machine this is: its row of the summary, and its curve."""
@@ -113,31 +126,43 @@ def play(source: str, job: dict) -> tuple[dict, list]:
         names.append("sbx-rl" if "sbx" in job["variant"] else "stable-baselines3")
     row["source"] = hashlib.sha256(source.encode()).hexdigest()[:8]
     row["versions"] = " ".join(f"{name} {version(name)}" for name in names)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, f"{job['script']}.py").write_text(source)
-        flags = ["--env-id", job["env"], *shlex.split(job["flags"]), "--seed", str(job["seed"])]
-        command = [sys.executable, "-c", LAUNCH, job["script"], "episodes.json", *flags]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode < 0:
-            raise Killed(f"{job} by signal {-done.returncode}")
-        if done.returncode:  # a row all the same: a run that failed is a result
-            return row | {"failure": (done.stderr.strip() or "no message").splitlines()[-1]}, []
-        (run,) = Path(folder, "runs").iterdir()
-        curve, episodes = points(run), json.loads(Path(folder, "episodes.json").read_text())
-    seconds = float(re.search(r"^trained: .* in ([\d.]+) s", done.stdout, re.M)[1])
+    name = hashlib.sha256(f"{job} {source}".encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir(), "actor-critic-runs", name)
+    if job["threshold"] != "":  # the episodes before a checkpoint are not in it, so start anew
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{job['script']}.py").write_text(source)
+    flags = ["--env-id", job["env"], *shlex.split(job["flags"]), "--seed", str(job["seed"])]
+    checkpoint, start, curve = interrupted(folder)
+    if checkpoint:
+        flags += ["--resume", str(checkpoint)]
+    parts = set(folder.glob("runs/*"))
+    command = [sys.executable, "-c", LAUNCH, job["script"], "episodes.json", *flags]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode < 0:
+        raise Killed(f"{job} by signal {-done.returncode}")
+    if done.returncode:  # a row all the same: a run that failed is a result
+        shutil.rmtree(folder)
+        return row | {"failure": (done.stderr.strip() or "no message").splitlines()[-1]}, []
+    (part,) = set(folder.glob("runs/*")) - parts
+    before = curve[-1][1] if curve else 0
+    curve += [(step, before + t, value) for step, t, value in points(part)]
+    episodes = json.loads((folder / "episodes.json").read_text())
+    shutil.rmtree(folder)
+    trained, seconds = re.search(r"^trained: (\d+) steps in (\S+) s", done.stdout, re.M).groups()
     mean, std = re.search(r"^evaluation: return (\S+) \+- (\S+)", done.stdout, re.M).groups()
-    row |= {"seconds": seconds, "eval_mean": mean, "eval_std": std}
-    row["steps"] = int(re.search(r"^trained: (\d+) steps", done.stdout, re.M)[1])
+    steps, seconds = start + int(trained), round(before + float(seconds), 2)
+    row |= {"steps": steps, "seconds": seconds, "eval_mean": mean, "eval_std": std}
     row["steps_per_second"] = f"{row['steps'] / seconds:.0f}"
-    steps, returns = np.array([e[0] for e in episodes]), np.array([e[1] for e in episodes])
+    ends, returns = np.array([e[0] for e in episodes]), np.array([e[1] for e in episodes])
     if len(returns):
         row["train_return"] = f"{returns[-100:].mean():.2f}"
     if job["threshold"] != "" and len(returns) >= 100:
         means = np.convolve(returns, np.ones(100), "valid") / 100  # of episodes i to i + 99
-        last = np.append(np.diff(steps) > 0, True)[99:]  # of those that ended at the same step
+        last = np.append(np.diff(ends) > 0, True)[99:]  # of those that ended at the same step
         (reached,) = np.nonzero((means >= job["threshold"]) & last)
         if len(reached):
-            row["steps_to_threshold"] = at = int(steps[99 + reached[0]])
+            row["steps_to_threshold"] = at = int(ends[99 + reached[0]])
             known = [(0, 0.0), *((step, moment) for step, moment, _ in curve)]
             known = np.array([*known, (row["steps"], seconds)])
             row["seconds_to_threshold"] = f"{np.interp(at, known[:, 0], known[:, 1]):.2f}"
