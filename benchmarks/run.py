@@ -128,11 +128,14 @@ def play(source: str, job: dict) -> tuple[dict, list]:
     row["versions"] = " ".join(f"{name} {version(name)}" for name in names)
     name = hashlib.sha256(f"{job} {source}".encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), "actor-critic-runs", name)
-    if job["threshold"] != "":  # the episodes before a checkpoint are not in it, so start anew
+    is_resumable = job["threshold"] == ""  # a checkpoint does not hold all earlier episodes
+    if not is_resumable:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{job['script']}.py").write_text(source)
     flags = ["--env-id", job["env"], *shlex.split(job["flags"]), "--seed", str(job["seed"])]
+    if is_resumable and job["script"] == "ddpg":
+        flags.append("--save-buffer")
     checkpoint, start, curve = interrupted(folder)
     if checkpoint:
         flags += ["--resume", str(checkpoint)]
