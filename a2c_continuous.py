@@ -10,25 +10,25 @@ the state. Actions are scaled so that -1 and 1 are the bounds of each dimension.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G: constants
+    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G held constant
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     w: weights of V
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-Continuous control is sensitive to scale, so this file adds:
+Continuous control is sensitive to scale, so this file adds the following:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], and clipped to
   [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics, frozen in evaluation. Those of the rewards change
-  before update(), those of the observations after it.
+- Both normalisations use running statistics, which are frozen during evaluation. The reward
+  statistics change before update(), the observation statistics after it.
 - log sigma is clamped to [-5, 2].
 
-As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. w_old is w
-before the K critic steps. Each of them recomputes A and G, and the last one also updates the actor.
-With --actor-updates E > 1, the last E do, with PPO's clipped loss and the A from before all steps.
-With E = 1, K > 1 biases the gradient: the baseline then depends on the sampled actions. The actor's
-A is normalised over the batch, gradients are clipped, and the factor gamma^t of Sutton and Barto
-(2018, section 13.5) is omitted.
+As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. An update
+takes K critic steps, starting from w_old. Each recomputes A and G, and the last also updates the
+actor. If K > 1, this biases the gradient, because the baseline then depends on the sampled actions.
+With --actor-updates E > 1, the last E steps update the actor with PPO's clipped loss, and A and G
+are computed once, before the first step. In L_actor, A is normalised over the batch. Gradients are
+clipped. The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -69,7 +69,7 @@ from tqdm import tqdm
 # Types annotated with their allowed ranges
 Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
 NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
-Finite = Annotated[float, (0, 1e38)]  # fits into float32
+Finite = Annotated[float, (0, 1e38)]  # fits in float32
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Args:
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # the A3C paper uses rmsprop
-    actor_lr: Finite = 1e-3  # learning rate of the actor, or of both with --shared-body
+    actor_lr: Finite = 1e-3  # learning rate of the actor, or of both networks with --shared-body
     critic_lr: Finite = 1e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, critic steps per rollout
@@ -110,7 +110,7 @@ class Args:
     log_dir: str = "runs"  # parent folder of the run folder
     eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -121,7 +121,7 @@ class Args:
             raise InputError("--shared-body requires --critic-updates 1")
         if self.actor_updates > self.critic_updates:
             raise InputError(
-                f"--actor-updates must not exceed --critic-updates {self.critic_updates}"
+                f"--actor-updates must not exceed --critic-updates ({self.critic_updates})"
             )
 
 
@@ -131,7 +131,7 @@ def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: flo
 
     `terminated` removes the bootstrap. `done` (terminated or truncated) ends the sum. A truncated
     episode still bootstraps from its last state.
-    Arrays or tensors; rewards, terminated, done (T, N) and values (T+1, N) -> (T, N).
+    Arrays or tensors: rewards, terminated, done (T, N), and values (T+1, N) -> (T, N).
     """
     advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta[t]
     decay = gamma * gae_lambda * ~done
@@ -154,7 +154,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and the fraction outside 1 +- c."""
+    """KL(pi_old, pi) as mean[ratio - 1 - log ratio], and the fraction of ratios outside 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -191,7 +191,7 @@ def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
 
 
 class RunningStatistics(nn.Module):
-    """Running mean and variance, updated batch by batch (Chan et al. 1983), in float64."""
+    """Running mean and variance in float64, updated batch by batch (Chan et al. 1983)."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class RunningStatistics(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
 
     def _apply(self, fn, recurse=True):
-        return self  # .to() and .float() leave this on the CPU, like the data, and in float64
+        return self  # .to() and .float() leave this in float64 and on the CPU, where the data is
 
     def update(self, batch: np.ndarray) -> None:
         """Add a batch (B, *shape)."""
@@ -217,7 +217,7 @@ class RunningStatistics(nn.Module):
 
 
 class Agent(nn.Module):
-    """Actor pi(a|s), a Gaussian with a learned mean and standard deviation, and critic V(s)."""
+    """Actor pi(a|s) (Gaussian with learned mean and standard deviation) and critic V(s)."""
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
@@ -406,7 +406,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             metrics = diagnostics(agent, rollout, args) if run.due else {}
             losses = update(agent, optimizer, rollout, args)
             run.check(**losses)
-            if args.norm_obs:  # after update(), which must normalise as the actor did
+            if args.norm_obs:  # after update(), which must use the same statistics as collect()
                 agent.obs_statistics.update(rollout.obs[:-1][rollout.live])
             if run.due:
                 run.report(losses | metrics)
@@ -431,7 +431,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag is not among the choices or in the range of its annotation."""
+    """Raise InputError if a flag's value is outside the choices or range in its annotation."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value = getattr(args, name)
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -463,7 +463,7 @@ class PlainEnv(gym.Wrapper):
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
         self.check_shape(obs)
-        return obs, {}  # info whose shape or type changes breaks vector environments
+        return obs, {}  # info that changes shape or type breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -472,9 +472,9 @@ class PlainEnv(gym.Wrapper):
 
     def check_shape(self, obs) -> None:
         """Raise ValueError if an observation would be broadcast to the shape of its space."""
-        shape = self.observation_space.shape  # None: a Dict or a Tuple, which are flattened
+        shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
         if shape is not None and np.shape(obs) != shape:
-            raise ValueError(f"observation has shape {np.shape(obs)}, its space {shape}")
+            raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
 
     def call(self, method, *args, **kwargs):
         """Call the environment; replace an error that a worker could not send to its parent."""
@@ -518,7 +518,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; install it, or put its module beside the script or on PYTHONPATH"
+            hint = "; install the module, or put it beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
@@ -526,7 +526,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         discrete = isinstance(space, gym.spaces.Discrete)
         hint = "use a2c_discrete.py" if discrete else "they must be a bounded vector of floats"
         raise InputError(f"{task}: actions are {space}; {hint}")
-    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # also inside a Dict
     if image or len(flat.observation_space.shape or ()) != 1:
         raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
     return flat
@@ -537,7 +537,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     env = make_env(args, film=args.capture_video)
     mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
     has_signals = threading.current_thread() is threading.main_thread()
-    options = env_kwargs(args)  # which the environment's own vector form may not know
+    options = env_kwargs(args)  # a vector_entry_point might not accept these
     if mode == "auto" and not options and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []
     try:
@@ -556,7 +556,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     spaces = envs.single_observation_space, envs.single_action_space
     same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        reason = "its vector form differs from the single environment; use --vectorization sync"
+        reason = "its vector environment differs from the single one; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")
     if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)
@@ -570,7 +570,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
+    """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
@@ -596,12 +596,12 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
+    """Read a checkpoint of this script from a file or folder; FIXED flags must match."""
     file = Path(path)
     try:
         file = file.expanduser()
         file = file / "checkpoint.pt" if file.is_dir() else file
-        with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
+        with zipfile.ZipFile(file) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -634,7 +634,7 @@ class Run:
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -645,9 +645,9 @@ class Run:
             log_dir = Path(args.log_dir).expanduser()
             self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: ~name, but no such user
+        except (OSError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
             reason = getattr(error, "strerror", error)
-            raise InputError(f"--log-dir {args.log_dir}: cannot make it: {reason}") from error
+            raise InputError(f"--log-dir {args.log_dir}: cannot create it: {reason}") from error
         self.checkpoint = self.folder / "checkpoint.pt"
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
@@ -665,7 +665,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether --total-timesteps or --target-return is reached."""
+        """Whether --total-timesteps or --target-return has been reached."""
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
@@ -699,7 +699,7 @@ class Run:
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        """Write the curves, update the progress bar, and save a checkpoint if one is due."""
         self.report_time, self.due = time.perf_counter(), False
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         seconds = self.report_time - self.start_time
@@ -743,13 +743,13 @@ class Run:
 
     @contextmanager
     def writing(self):
-        """Replace an error of the disk by one line that names the folder and the way out."""
+        """Replace a disk error with one line that names the folder and says how to continue."""
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or "is the disk full, or the folder removed?"
+            reason = getattr(error, "strerror", None) or "is the disk full or the folder gone?"
             found, path = self.checkpoint.is_file(), shlex.quote(str(self.checkpoint))
-            hint = f"continue with --resume {path}" if found else "no checkpoint is left"
+            hint = f"continue with --resume {path}" if found else "no checkpoint exists"
             text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
             raise InputError(text) from error
 
@@ -764,7 +764,7 @@ class Run:
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
             seed = (self.args.seed + self.step) % 2**64
-            torch.manual_seed(seed)  # accelerators' states are not saved
+            torch.manual_seed(seed)  # the random states of accelerators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -818,9 +818,9 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer raises again what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")

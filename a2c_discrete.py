@@ -7,18 +7,18 @@ it is negative. The rollout is then discarded.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G: constants
+    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G held constant
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
 A[t+1] counts as 0 if the episode or the rollout ends with step t. lambda = 0 gives the one-step TD
 error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
-  current critic before changing it. The actor's step uses the A of the last one.
+  current critic before updating it. The actor's step uses the A of the last critic step.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.
-- With --actor-updates E > 1, the actor takes part in the last E steps and descends PPO's loss
+- With --actor-updates E > 1, the last E steps also update the actor, which minimises PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), in place of
   -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are
   computed once, before the first step. PPO itself takes its steps on minibatches.
@@ -66,7 +66,7 @@ from tqdm import tqdm
 # Types annotated with their allowed ranges
 Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
 NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
-Finite = Annotated[float, (0, 1e38)]  # fits into float32
+Finite = Annotated[float, (0, 1e38)]  # fits in float32
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Args:
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "adam"  # the A3C paper uses rmsprop
-    actor_lr: Finite = 2e-3  # learning rate of the actor, or of both with --shared-body
+    actor_lr: Finite = 2e-3  # learning rate of the actor, or of both networks with --shared-body
     critic_lr: Finite = 5e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 3  # K, critic steps per rollout
@@ -105,7 +105,7 @@ class Args:
     log_dir: str = "runs"  # parent folder of the run folder
     eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -116,7 +116,7 @@ class Args:
             raise InputError("--shared-body requires --critic-updates 1")
         if self.actor_updates > self.critic_updates:
             raise InputError(
-                f"--actor-updates must not exceed --critic-updates {self.critic_updates}"
+                f"--actor-updates must not exceed --critic-updates ({self.critic_updates})"
             )
 
 
@@ -126,7 +126,7 @@ def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: flo
 
     `terminated` removes the bootstrap. `done` (terminated or truncated) ends the sum. A truncated
     episode still bootstraps from its last state.
-    Arrays or tensors; rewards, terminated, done (T, N) and values (T+1, N) -> (T, N).
+    Arrays or tensors: rewards, terminated, done (T, N), and values (T+1, N) -> (T, N).
     """
     advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta[t]
     decay = gamma * gae_lambda * ~done
@@ -149,7 +149,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old, pi), estimated as mean[ratio - 1 - log ratio], and the fraction outside 1 +- c."""
+    """KL(pi_old, pi) as mean[ratio - 1 - log ratio], and the fraction of ratios outside 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -378,7 +378,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag is not among the choices or in the range of its annotation."""
+    """Raise InputError if a flag's value is outside the choices or range in its annotation."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value = getattr(args, name)
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -410,7 +410,7 @@ class PlainEnv(gym.Wrapper):
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
         self.check_shape(obs)
-        return obs, {}  # info whose shape or type changes breaks vector environments
+        return obs, {}  # info that changes shape or type breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -419,9 +419,9 @@ class PlainEnv(gym.Wrapper):
 
     def check_shape(self, obs) -> None:
         """Raise ValueError if an observation would be broadcast to the shape of its space."""
-        shape = self.observation_space.shape  # None: a Dict or a Tuple, which are flattened
+        shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
         if shape is not None and np.shape(obs) != shape:
-            raise ValueError(f"observation has shape {np.shape(obs)}, its space {shape}")
+            raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
 
     def call(self, method, *args, **kwargs):
         """Call the environment; replace an error that a worker could not send to its parent."""
@@ -479,7 +479,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; install it, or put its module beside the script or on PYTHONPATH"
+            hint = "; install the module, or put it beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
@@ -487,7 +487,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         floats = box and np.issubdtype(space.dtype, np.floating)
         hint = "use a2c_continuous.py or ddpg.py" if floats else "no script supports these"
         raise InputError(f"{task}: actions are {space}; {hint}")
-    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # also inside a Dict
     if image or len(flat.observation_space.shape or ()) != 1:
         raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
     return flat
@@ -498,7 +498,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     env = make_env(args, film=args.capture_video)
     mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
     has_signals = threading.current_thread() is threading.main_thread()
-    options = env_kwargs(args)  # which the environment's own vector form may not know
+    options = env_kwargs(args)  # a vector_entry_point might not accept these
     if mode == "auto" and not options and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []
     if args.randomize_domain:
@@ -521,7 +521,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     spaces = envs.single_observation_space, envs.single_action_space
     same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        reason = "its vector form differs from the single environment; use --vectorization sync"
+        reason = "its vector environment differs from the single one; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")
     if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)
@@ -534,7 +534,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
+    """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
@@ -560,12 +560,12 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
+    """Read a checkpoint of this script from a file or folder; FIXED flags must match."""
     file = Path(path)
     try:
         file = file.expanduser()
         file = file / "checkpoint.pt" if file.is_dir() else file
-        with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
+        with zipfile.ZipFile(file) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -598,7 +598,7 @@ class Run:
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -609,9 +609,9 @@ class Run:
             log_dir = Path(args.log_dir).expanduser()
             self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: ~name, but no such user
+        except (OSError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
             reason = getattr(error, "strerror", error)
-            raise InputError(f"--log-dir {args.log_dir}: cannot make it: {reason}") from error
+            raise InputError(f"--log-dir {args.log_dir}: cannot create it: {reason}") from error
         self.checkpoint = self.folder / "checkpoint.pt"
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
@@ -629,7 +629,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether --total-timesteps or --target-return is reached."""
+        """Whether --total-timesteps or --target-return has been reached."""
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
@@ -663,7 +663,7 @@ class Run:
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        """Write the curves, update the progress bar, and save a checkpoint if one is due."""
         self.report_time, self.due = time.perf_counter(), False
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         seconds = self.report_time - self.start_time
@@ -707,13 +707,13 @@ class Run:
 
     @contextmanager
     def writing(self):
-        """Replace an error of the disk by one line that names the folder and the way out."""
+        """Replace a disk error with one line that names the folder and says how to continue."""
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or "is the disk full, or the folder removed?"
+            reason = getattr(error, "strerror", None) or "is the disk full or the folder gone?"
             found, path = self.checkpoint.is_file(), shlex.quote(str(self.checkpoint))
-            hint = f"continue with --resume {path}" if found else "no checkpoint is left"
+            hint = f"continue with --resume {path}" if found else "no checkpoint exists"
             text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
             raise InputError(text) from error
 
@@ -728,7 +728,7 @@ class Run:
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
             seed = (self.args.seed + self.step) % 2**64
-            torch.manual_seed(seed)  # accelerators' states are not saved
+            torch.manual_seed(seed)  # the random states of accelerators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -782,9 +782,9 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer raises again what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")

@@ -11,8 +11,8 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
---critic v is this algorithm, with the differences below. delta estimates the advantage of A,
-without bias if V is exact.
+--critic v is this algorithm, with the differences below. delta is an unbiased estimate of the
+advantage of A if V is exact.
 --critic q is the Q actor-critic (QAC; Yoon 2019). The next action A' is sampled before the update:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)
@@ -21,7 +21,7 @@ without bias if V is exact.
 delta is computed once, before either network is updated. The critic's update is a semi-gradient: no
 gradient flows through the target. Differences from the book:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
-- The optimizer is Adam. --optimizer sgd gives the book's steps; try it with --actor-lr 1e-4.
+- The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
 - I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. The actor then
   follows the gradient of the start state's discounted value, but late steps have little weight.
 
@@ -64,14 +64,14 @@ from tqdm import tqdm
 # Types annotated with their allowed ranges
 Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
 NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
-Finite = Annotated[float, (0, 1e38)]  # fits into float32
+Finite = Annotated[float, (0, 1e38)]  # fits in float32
 
 
 @dataclass(frozen=True)
 class Args:
     # Algorithm
     total_timesteps: Count = 200_000  # environment steps, each followed by one update
-    critic: Literal["v", "q"] = "v"  # state values (TD error), or action values (QAC)
+    critic: Literal["v", "q"] = "v"  # v: state values, TD error; q: action values (QAC)
     discount_policy_gradient: bool = False  # weight step t by I = gamma^t, as Sutton and Barto do
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     optimizer: Literal["sgd", "adam"] = "adam"  # sgd learns more slowly
@@ -89,7 +89,7 @@ class Args:
     log_dir: str = "runs"  # parent folder of the run folder
     eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -144,7 +144,7 @@ class Transition(NamedTuple):
     """One step; log_pi and values carry gradients."""
 
     log_pi: Tensor  # log pi(.|S), (1, act_size)
-    values: Tensor  # V(S), (1, 1), or Q(S, .), (1, act_size)
+    values: Tensor  # V(S) of shape (1, 1), or Q(S, .) of shape (1, act_size)
     action: int  # A
     reward: float  # R
     next_obs: Tensor  # S', (1, obs_size)
@@ -162,14 +162,14 @@ def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return the pre-update delta, V(S) or Q(S, A), and log pi(A|S)."""
+    """Update both networks; return delta, value and log pi(A|S), all from before the update."""
     is_q = args.critic == "q"
     value, log_prob = step.values[0, step.action if is_q else 0], step.log_pi[0, step.action]
     with torch.no_grad():
         next_value = agent.critic(step.next_obs)[0, step.next_action if is_q else 0].item()
     delta = td_error(step.reward, value.item(), next_value, step.terminated, args.gamma)
     weight = value.item() if is_q else delta
-    # Optimizers descend, so negate: the gradient is -delta grad V - I weight grad log pi.
+    # Optimizers descend, so negate: the gradient is -delta * grad V - I * weight * grad log pi.
     loss = -delta * value - gamma_t * weight * log_prob
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -255,7 +255,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag is not among the choices or in the range of its annotation."""
+    """Raise InputError if a flag's value is outside the choices or range in its annotation."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value = getattr(args, name)
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -287,7 +287,7 @@ class PlainEnv(gym.Wrapper):
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
         self.check_shape(obs)
-        return obs, {}  # info whose shape or type changes breaks vector environments
+        return obs, {}  # info that changes shape or type breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -296,9 +296,9 @@ class PlainEnv(gym.Wrapper):
 
     def check_shape(self, obs) -> None:
         """Raise ValueError if an observation would be broadcast to the shape of its space."""
-        shape = self.observation_space.shape  # None: a Dict or a Tuple, which are flattened
+        shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
         if shape is not None and np.shape(obs) != shape:
-            raise ValueError(f"observation has shape {np.shape(obs)}, its space {shape}")
+            raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
 
     def call(self, method, *args, **kwargs):
         """Call the environment; replace an error that a worker could not send to its parent."""
@@ -342,7 +342,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; install it, or put its module beside the script or on PYTHONPATH"
+            hint = "; install the module, or put it beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
@@ -350,7 +350,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         floats = box and np.issubdtype(space.dtype, np.floating)
         hint = "use a2c_continuous.py or ddpg.py" if floats else "no script supports these"
         raise InputError(f"{task}: actions are {space}; {hint}")
-    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # also inside a Dict
     if image or len(flat.observation_space.shape or ()) != 1:
         raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
     return flat
@@ -362,7 +362,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
+    """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
@@ -388,12 +388,12 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
+    """Read a checkpoint of this script from a file or folder; FIXED flags must match."""
     file = Path(path)
     try:
         file = file.expanduser()
         file = file / "checkpoint.pt" if file.is_dir() else file
-        with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
+        with zipfile.ZipFile(file) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -426,7 +426,7 @@ class Run:
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -437,9 +437,9 @@ class Run:
             log_dir = Path(args.log_dir).expanduser()
             self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: ~name, but no such user
+        except (OSError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
             reason = getattr(error, "strerror", error)
-            raise InputError(f"--log-dir {args.log_dir}: cannot make it: {reason}") from error
+            raise InputError(f"--log-dir {args.log_dir}: cannot create it: {reason}") from error
         self.checkpoint = self.folder / "checkpoint.pt"
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
@@ -457,7 +457,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether --total-timesteps or --target-return is reached."""
+        """Whether --total-timesteps or --target-return has been reached."""
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
@@ -491,7 +491,7 @@ class Run:
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        """Write the curves, update the progress bar, and save a checkpoint if one is due."""
         self.report_time, self.due = time.perf_counter(), False
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         seconds = self.report_time - self.start_time
@@ -535,13 +535,13 @@ class Run:
 
     @contextmanager
     def writing(self):
-        """Replace an error of the disk by one line that names the folder and the way out."""
+        """Replace a disk error with one line that names the folder and says how to continue."""
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or "is the disk full, or the folder removed?"
+            reason = getattr(error, "strerror", None) or "is the disk full or the folder gone?"
             found, path = self.checkpoint.is_file(), shlex.quote(str(self.checkpoint))
-            hint = f"continue with --resume {path}" if found else "no checkpoint is left"
+            hint = f"continue with --resume {path}" if found else "no checkpoint exists"
             text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
             raise InputError(text) from error
 
@@ -556,7 +556,7 @@ class Run:
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
             seed = (self.args.seed + self.step) % 2**64
-            torch.manual_seed(seed)  # accelerators' states are not saved
+            torch.manual_seed(seed)  # the random states of accelerators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -610,9 +610,9 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer raises again what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")

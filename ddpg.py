@@ -1,19 +1,19 @@
 """Deep deterministic policy gradient (DDPG): off-policy actor-critic for continuous actions.
 
 After Lillicrap et al. (2015), algorithm 1. The policy is deterministic: it gives an action pi(s),
-not a distribution. Each environment step is stored and followed by an update on B transitions
-sampled from the store.
+not a distribution. Each environment step is stored in a replay buffer and followed by an update on
+B transitions sampled from it.
 
     y        = r + gamma Q'(s', pi'(s'))                      Q' = 0 in a terminal state
     L_critic = mean[(y - Q(s, a))^2]
-    L_actor  = -mean[Q(s, pi(s))]                             minimised over the weights of pi
+    L_actor  = -mean[Q(s, pi(s))]                             minimised over theta, pi's weights
     w'       = tau w + (1 - tau) w'                           the targets Q', pi' are slow copies
 
 Why this improves the policy: instead of searching for the action with the largest Q, take one step
 uphill, a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress pi(s) onto it. With a+ held constant,
-|pi(s) - a+|^2 / 2 has the gradient -grad_a Q grad_theta pi, which is that of L_actor. The step is
-only as good as Q. Q evaluates roughly the current policy, because the target uses pi'(s'), whatever
-action was taken next. Old transitions are therefore usable without importance weights.
+|pi(s) - a+|^2 / 2 has the same gradient as L_actor, -grad_a Q grad_theta pi. The step is only as
+good as Q. Q approximately evaluates the current policy, because its target uses pi'(s') and not the
+action taken next. Old transitions are therefore usable without importance weights.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
@@ -22,8 +22,8 @@ Differences from the paper:
 - Gaussian noise. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
 - Uniformly random actions before the first update.
 - Actions enter the critic in its first layer; no batch normalisation; no weight decay.
-- Layer sizes and rates (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
-Flags select two relatives:
+- Layer sizes, actor_lr and tau (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
+Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
   the smaller of two target values, updates the actor and the targets every second step, and
   smooths Q' with noise on pi'(s').
@@ -69,7 +69,7 @@ from tqdm import tqdm
 # Types annotated with their allowed ranges
 Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
 NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
-Finite = Annotated[float, (0, 1e38)]  # fits into float32
+Finite = Annotated[float, (0, 1e38)]  # fits in float32
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Args:
     critic_lr: Finite = 1e-3  # learning rate of the critic
     tau: Fraction = 0.005  # weight of the learned networks in each update of the targets
     noise: Literal["gaussian", "ou", "learned"] = "gaussian"  # ou: correlated in time
-    exploration_noise: Finite = 0.1  # std of the noise or ou increments, or initial sigma
+    exploration_noise: Finite = 0.1  # gaussian: std; ou: std of increments; learned: initial sigma
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
     twin_critics: bool = False  # learn from the smaller of two target values; less overestimation
     policy_noise: Finite = 0.0  # std of the noise on target actions; TD3: 0.2
-    noise_clip: NonNegative = 0.5  # largest absolute value of that noise
+    noise_clip: NonNegative = 0.5  # largest absolute value of the policy noise
     hidden_sizes: tuple[Count, ...] = (256, 256)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     # Environment
@@ -101,7 +101,7 @@ class Args:
     log_dir: str = "runs"  # parent folder of the run folder
     eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     save_buffer: bool = False  # also save the replay buffer; otherwise a resumed run refills it
@@ -128,7 +128,7 @@ def critic_loss(q: Tensor, y: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor) -> Tensor:
-    """-mean Q(s, pi(s)); its gradient w.r.t. theta, pi's weights: -mean[grad_a Q grad_theta pi]."""
+    """-mean[Q(s, pi(s))]; its gradient w.r.t. theta is -mean[grad_a Q grad_theta pi]."""
     return -q.mean()
 
 
@@ -190,21 +190,21 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """pi(s) if greedy, otherwise a sample, which differs only with --noise learned."""
+        """pi(s) if greedy, otherwise sample(obs), which differs only with --noise learned."""
         return self.pi(obs) if greedy else self.sample(obs)
 
 
 # --- Collect
 def next_noise(noise: Tensor, args: Args) -> Tensor:
-    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15% towards 0 at each step."""
+    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15% of the way to 0 at each step."""
     if args.noise == "learned":
-        return noise  # 0; Agent.sample() adds sigma epsilon
+        return noise  # stays 0; Agent.sample() adds sigma epsilon
     kept = 0.85 if args.noise == "ou" else 0.0
     return kept * noise + args.exploration_noise * torch.randn_like(noise)
 
 
 def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
-    """The policy's action plus the next noise, clipped to [-1, 1], and that noise; (act_size,)."""
+    """The noisy action, clipped to [-1, 1], and the noise added to it; (act_size,) each."""
     device, noise = next(agent.parameters()).device, next_noise(noise, args)
     action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
     return (action + noise).clamp(-1, 1).numpy(), noise
@@ -249,7 +249,7 @@ class ReplayBuffer:
         return Batch(*(field.index_select(0, index) for field in self.data))
 
     def latest(self, count: int) -> Batch:
-        """The newest transitions, oldest first."""
+        """The newest `count` transitions, oldest first."""
         index = torch.arange(self.num_added - min(count, len(self)), self.num_added) % self.capacity
         return Batch(*(field[index] for field in self.data))
 
@@ -259,7 +259,7 @@ class ReplayBuffer:
         return {name: field.cpu() for name, field in latest._asdict().items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load the newest transitions of a checkpoint, as many as fit."""
+        """Load as many of the checkpoint's newest transitions as fit."""
         for field, rows in zip(self.data, Batch(**state)):
             rows = rows[-self.capacity :]
             field[: len(rows)] = rows
@@ -296,8 +296,8 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
 def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
-    After a time limit, Q(s', pi(s')) estimates the missing tail of G. Q ignores exploration noise
-    (unless it is learned), which usually lowers G.
+    After a time limit, Q(s', pi(s')) estimates the missing tail of G. Exploration noise usually
+    lowers G, but Q ignores this noise unless it is learned.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
     total, returns = tail.item() * (1 - episode.terminated[-1].item()), []
@@ -330,7 +330,7 @@ def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) 
 
 # --- Train
 def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args) -> dict:
-    """The agent, its target copy, and the two optimizers: the first arguments of update."""
+    """The agent, its target copy, and the two optimizers: the first arguments of update()."""
     agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
     actor, critics = agent.actor.parameters(), agent.critics.parameters()
     return {
@@ -401,7 +401,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag is not among the choices or in the range of its annotation."""
+    """Raise InputError if a flag's value is outside the choices or range in its annotation."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value = getattr(args, name)
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -433,7 +433,7 @@ class PlainEnv(gym.Wrapper):
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
         self.check_shape(obs)
-        return obs, {}  # info whose shape or type changes breaks vector environments
+        return obs, {}  # info that changes shape or type breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -442,9 +442,9 @@ class PlainEnv(gym.Wrapper):
 
     def check_shape(self, obs) -> None:
         """Raise ValueError if an observation would be broadcast to the shape of its space."""
-        shape = self.observation_space.shape  # None: a Dict or a Tuple, which are flattened
+        shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
         if shape is not None and np.shape(obs) != shape:
-            raise ValueError(f"observation has shape {np.shape(obs)}, its space {shape}")
+            raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
 
     def call(self, method, *args, **kwargs):
         """Call the environment; replace an error that a worker could not send to its parent."""
@@ -488,7 +488,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; install it, or put its module beside the script or on PYTHONPATH"
+            hint = "; install the module, or put it beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
@@ -496,7 +496,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         discrete = isinstance(space, gym.spaces.Discrete)
         hint = "use a2c_discrete.py" if discrete else "they must be a bounded vector of floats"
         raise InputError(f"{task}: actions are {space}; {hint}")
-    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # also inside a Dict
     if image or len(flat.observation_space.shape or ()) != 1:
         raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
     return flat
@@ -509,7 +509,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
+    """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
@@ -535,12 +535,12 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
+    """Read a checkpoint of this script from a file or folder; FIXED flags must match."""
     file = Path(path)
     try:
         file = file.expanduser()
         file = file / "checkpoint.pt" if file.is_dir() else file
-        with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
+        with zipfile.ZipFile(file) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -573,7 +573,7 @@ class Run:
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -584,9 +584,9 @@ class Run:
             log_dir = Path(args.log_dir).expanduser()
             self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: ~name, but no such user
+        except (OSError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
             reason = getattr(error, "strerror", error)
-            raise InputError(f"--log-dir {args.log_dir}: cannot make it: {reason}") from error
+            raise InputError(f"--log-dir {args.log_dir}: cannot create it: {reason}") from error
         self.checkpoint = self.folder / "checkpoint.pt"
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
@@ -604,7 +604,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether --total-timesteps or --target-return is reached."""
+        """Whether --total-timesteps or --target-return has been reached."""
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
@@ -638,7 +638,7 @@ class Run:
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        """Write the curves, update the progress bar, and save a checkpoint if one is due."""
         self.report_time, self.due = time.perf_counter(), False
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         seconds = self.report_time - self.start_time
@@ -682,13 +682,13 @@ class Run:
 
     @contextmanager
     def writing(self):
-        """Replace an error of the disk by one line that names the folder and the way out."""
+        """Replace a disk error with one line that names the folder and says how to continue."""
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or "is the disk full, or the folder removed?"
+            reason = getattr(error, "strerror", None) or "is the disk full or the folder gone?"
             found, path = self.checkpoint.is_file(), shlex.quote(str(self.checkpoint))
-            hint = f"continue with --resume {path}" if found else "no checkpoint is left"
+            hint = f"continue with --resume {path}" if found else "no checkpoint exists"
             text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
             raise InputError(text) from error
 
@@ -703,7 +703,7 @@ class Run:
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
             seed = (self.args.seed + self.step) % 2**64
-            torch.manual_seed(seed)  # accelerators' states are not saved
+            torch.manual_seed(seed)  # the random states of accelerators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -757,9 +757,9 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer raises again what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")

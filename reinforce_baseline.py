@@ -8,19 +8,19 @@ if the rest of its episode went better than a baseline b(s), and less likely oth
     L_V     = mean[(G[t] - V(s[t]))^2]                        K gradient steps; only for b = V
 
     --baseline none     b = 0                                 (Sutton and Barto 2018, section 13.3)
-    --baseline mean     b = moving average of the G[t] of earlier episodes
+    --baseline mean     b = moving average of G[t] over earlier episodes
     --baseline value    b = V(s[t]), a learned function       (section 13.4)
 
 A baseline that does not depend on the action does not bias the gradient estimate and can reduce
 its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
-only after it has been used. Otherwise it would depend on the actions that it judges.
+on a batch only after serving as its baseline. Otherwise it would depend on the actions it judges.
 
-V is a baseline, not a critic, although the code calls it `critic`, as the other files do. Nothing
+V is a baseline, not a critic, although the code calls it `critic`, as in the other files. Nothing
 is bootstrapped from it, except where a time limit ends an episode: there V estimates the missing
 tail of the return (--bootstrap).
 
---elite-share P is the cross-entropy method: in L_actor, the weight G[t] - b(s[t]) becomes 1 for the
-steps of the top fraction P of the N episodes (and ties), by undiscounted return, and 0 elsewhere.
+--elite-share P selects the cross-entropy method: in L_actor, G[t] - b(s[t]) becomes 1 for steps of
+the top fraction P of the N episodes by undiscounted return (including ties), and 0 elsewhere.
 
 Differences from the book:
 - One gradient step on N episodes instead of one per time step; clipped gradients; Adam.
@@ -66,7 +66,7 @@ from tqdm import tqdm
 # Types annotated with their allowed ranges
 Count, Fraction = Annotated[int, (1, np.inf)], Annotated[float, (0, 1)]
 NonNegative, Number = Annotated[float, (0, np.inf)], Annotated[float, (-np.inf, np.inf)]
-Finite = Annotated[float, (0, 1e38)]  # fits into float32
+Finite = Annotated[float, (0, 1e38)]  # fits in float32
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Args:
     num_envs: Count = 16  # N, episodes per update, played in parallel
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
     elite_share: Fraction = 0.0  # imitate only this top fraction of the episodes; 0 disables it
-    bootstrap: bool = True  # value baseline: use V(s) where a time limit ends an episode
+    bootstrap: bool = True  # value baseline: V(s) estimates the return beyond a time limit
     discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     mean_decay: Fraction = 0.9  # fraction of the moving average (initially 0) kept per update
@@ -84,7 +84,7 @@ class Args:
     critic_lr: Finite = 5e-3  # learning rate of the value baseline
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, gradient steps on V per gradient step on the policy
-    ent_coef: NonNegative = 0.0  # weight of the entropy, summed over an episode, like the loss
+    ent_coef: NonNegative = 0.0  # weight of the entropy, which is summed over each episode
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
@@ -99,7 +99,7 @@ class Args:
     log_dir: str = "runs"  # parent folder of the run folder
     eval_episodes: Count = 10  # greedy episodes per evaluation, with seeds 0, 1, ...
     eval_interval: Annotated[int, (0, np.inf)] = 0  # steps between evaluations; 0: only at the end
-    capture_video: bool = False  # video of the final evaluation, at most 2,000 frames per episode
+    capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
@@ -120,7 +120,7 @@ def discounted_returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_episodes: int) -> Tensor:
-    """-1/N sum of (G - b) log pi over N episodes, with G - b constant; (B,), (B,) -> ()."""
+    """-1/N sum of (G - b) log pi over N episodes, with G - b held constant; (B,), (B,) -> ()."""
     assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
     return -(advantages.detach() * log_probs).sum() / num_episodes
 
@@ -138,7 +138,7 @@ def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
 
 
 class Agent(nn.Module):
-    """Policy pi(a|s), a categorical distribution given by its logits, and the baselines."""
+    """The baselines and the policy pi(a|s), a categorical distribution given by its logits."""
 
     def __init__(self, obs_size: int, act_size: int, args: Args) -> None:
         super().__init__()
@@ -176,18 +176,18 @@ class Agent(nn.Module):
 
 # --- Collect
 class Episodes(NamedTuple):
-    """N whole episodes; row t holds the step from s[t] to s[t+1]. The longest has T steps."""
+    """N whole episodes, the longest of T steps; row t holds the step from s[t] to s[t+1]."""
 
     obs: np.ndarray  # (T, N, obs_size)
     actions: np.ndarray  # (T, N)
-    rewards: np.ndarray  # (T, N); rewards[t] is r[t+1], and 0 after the end
-    live: np.ndarray  # (T, N); False after the end: masked out
+    rewards: np.ndarray  # (T, N); row t is r[t+1], or 0 after the episode ends
+    live: np.ndarray  # (T, N); False (masked out) after the episode ends
     last_obs: np.ndarray  # (N, obs_size), the observation after the last step
     truncated: np.ndarray  # (N,), True if a time limit ended the episode
 
 
 def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> Episodes:
-    """Play one episode in each environment; early finishers keep stepping, masked out."""
+    """Play one episode in each environment; early finishers keep stepping but are masked out."""
     obs, _ = envs.reset(seed=seed)
     rows, live = [], np.ones(len(obs), bool)
     last_obs, by_limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
@@ -223,7 +223,7 @@ def make_batch(agent: Agent, episodes: Episodes, args: Args) -> EpisodeBatch:
     rewards = episodes.rewards.copy()
     if args.baseline == "value" and args.bootstrap:
         tail = agent.value(torch.from_numpy(episodes.last_obs).to(device)).cpu().numpy()
-        last_step = (live.sum(0) - 1, np.arange(len(tail)))  # (row, column) of each last step
+        last_step = (live.sum(0) - 1, np.arange(len(tail)))  # (row, column) of all last steps
         rewards[last_step] += args.gamma * episodes.truncated * tail
     t, episode = live.nonzero()  # (B,), (B,)
     returns = discounted_returns(rewards, args.gamma)[live]
@@ -269,7 +269,7 @@ def update(
 
 
 def gradient_variance(agent: Agent, batch: EpisodeBatch, num_episodes: int) -> float:
-    """Variance of the policy gradient: per episode, summed over all weights, divided by N."""
+    """Variance of the policy gradient: across episodes, summed over all weights, divided by N."""
     gradients = []
     for n in range(num_episodes):
         rows = batch.episode == n
@@ -303,7 +303,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),
     }
     actor_optimizer, critic_optimizer = optimizers.values()
-    # Report once a second, because gradient_variance costs half an update.
+    # Report only once a second: gradient_variance takes half as long as an update.
     with Run(args, envs, eval_env, report_interval=1.0, agent=agent, **optimizers) as run:
         while not run.finished:
             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
@@ -340,7 +340,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag is not among the choices or in the range of its annotation."""
+    """Raise InputError if a flag's value is outside the choices or range in its annotation."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value = getattr(args, name)
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -372,7 +372,7 @@ class PlainEnv(gym.Wrapper):
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
         self.check_shape(obs)
-        return obs, {}  # info whose shape or type changes breaks vector environments
+        return obs, {}  # info that changes shape or type breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
@@ -381,9 +381,9 @@ class PlainEnv(gym.Wrapper):
 
     def check_shape(self, obs) -> None:
         """Raise ValueError if an observation would be broadcast to the shape of its space."""
-        shape = self.observation_space.shape  # None: a Dict or a Tuple, which are flattened
+        shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
         if shape is not None and np.shape(obs) != shape:
-            raise ValueError(f"observation has shape {np.shape(obs)}, its space {shape}")
+            raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
 
     def call(self, method, *args, **kwargs):
         """Call the environment; replace an error that a worker could not send to its parent."""
@@ -427,7 +427,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; install it, or put its module beside the script or on PYTHONPATH"
+            hint = "; install the module, or put it beside the script or on PYTHONPATH"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
@@ -435,7 +435,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         floats = box and np.issubdtype(space.dtype, np.floating)
         hint = "use a2c_continuous.py or ddpg.py" if floats else "no script supports these"
         raise InputError(f"{task}: actions are {space}; {hint}")
-    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # or a Dict with one
+    image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # also inside a Dict
     if image or len(flat.observation_space.shape or ()) != 1:
         raise InputError(f"{task}: observations must be vectors, because the networks are MLPs")
     return flat
@@ -482,7 +482,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 
 
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Returns of episodes of the greedy policy, with the seeds 0, 1, ..."""
+    """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
@@ -508,12 +508,12 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script, given the file or its folder; FIXED flags must match."""
+    """Read a checkpoint of this script from a file or folder; FIXED flags must match."""
     file = Path(path)
     try:
         file = file.expanduser()
         file = file / "checkpoint.pt" if file.is_dir() else file
-        with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
+        with zipfile.ZipFile(file) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -546,7 +546,7 @@ class Run:
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -557,9 +557,9 @@ class Run:
             log_dir = Path(args.log_dir).expanduser()
             self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: ~name, but no such user
+        except (OSError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
             reason = getattr(error, "strerror", error)
-            raise InputError(f"--log-dir {args.log_dir}: cannot make it: {reason}") from error
+            raise InputError(f"--log-dir {args.log_dir}: cannot create it: {reason}") from error
         self.checkpoint = self.folder / "checkpoint.pt"
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
@@ -577,7 +577,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether --total-timesteps or --target-return is reached."""
+        """Whether --total-timesteps or --target-return has been reached."""
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
@@ -611,7 +611,7 @@ class Run:
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Write the curves, update the progress bar, and save a checkpoint if it is time."""
+        """Write the curves, update the progress bar, and save a checkpoint if one is due."""
         self.report_time, self.due = time.perf_counter(), False
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         seconds = self.report_time - self.start_time
@@ -655,13 +655,13 @@ class Run:
 
     @contextmanager
     def writing(self):
-        """Replace an error of the disk by one line that names the folder and the way out."""
+        """Replace a disk error with one line that names the folder and says how to continue."""
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or "is the disk full, or the folder removed?"
+            reason = getattr(error, "strerror", None) or "is the disk full or the folder gone?"
             found, path = self.checkpoint.is_file(), shlex.quote(str(self.checkpoint))
-            hint = f"continue with --resume {path}" if found else "no checkpoint is left"
+            hint = f"continue with --resume {path}" if found else "no checkpoint exists"
             text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
             raise InputError(text) from error
 
@@ -676,7 +676,7 @@ class Run:
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
             seed = (self.args.seed + self.step) % 2**64
-            torch.manual_seed(seed)  # accelerators' states are not saved
+            torch.manual_seed(seed)  # the random states of accelerators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -730,9 +730,9 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer raises again what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")

@@ -253,7 +253,7 @@ def test_a_full_disk_at_the_end_of_training(case, cli, tmp_path, monkeypatch):
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda state, path: save(state, "/dev/full"))
     outcome = cli(case.file, *case.flags, "--total-timesteps", 100)
-    assert_says_what_to_do(outcome, run_folder(tmp_path), ["no checkpoint is left"])
+    assert_says_what_to_do(outcome, run_folder(tmp_path), ["no checkpoint exists"])
     assert "evaluation" not in outcome.out
 
 
@@ -270,7 +270,7 @@ def test_a_run_folder_that_is_removed_ends_the_run(case, launch, tmp_path):
 
     wait_for(removed)
     outcome = job.wait()
-    assert_says_what_to_do(outcome, folder, ["no checkpoint is left"])
+    assert_says_what_to_do(outcome, folder, ["no checkpoint exists"])
     assert job.group_is_empty()
     assert not folder.exists()
 
