@@ -40,7 +40,7 @@ CHANGES = [  # script, variant, environment, and how its flags are called in the
     ("ac_td0", "discounted", "CartPole-v1", "`--discount-policy-gradient`"),
     ("ac_td0", "q", "CartPole-v1", "q"),
     ("ac_td0", "v", "Acrobot-v1", "defaults"),
-    ("ac_td0", "q", "Acrobot-v1", "q"),
+    ("ac_td0", "q", "Acrobot-v1", "acrobot"),
     ("a2c_discrete", "", "CartPole-v1", "defaults: K = 3"),
     ("a2c_discrete", "k1", "CartPole-v1", "`--critic-updates 1`"),
     ("a2c_discrete", "", "LunarLander-v3", "lunar"),
@@ -131,7 +131,7 @@ def published(env: str, method: str) -> str:
 
 def results() -> list[list[str]]:
     """The table of results, grouped by environment."""
-    names = "environment, method, flags, steps x seeds, time, return, worst seed, SB3"
+    names = "environment, method, flags, steps x seeds, time, return, worst seed, SB3 and SBX"
     lines, found = [[*names.split(", "), "published"]], experiments()
     order = list(dict.fromkeys(e["env"] for e in found))
     for e in sorted(found, key=lambda e: order.index(e["env"])):

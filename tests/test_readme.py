@@ -193,6 +193,18 @@ def test_what_was_tried():
     words = "from {:.0f} to {:.0f} for seed 0 and from {:.0f} to {:.0f} for seed 1"
     numbers = [found[kind, seed] for seed in "01" for kind in ("each step", "once")]
     assert words.format(*numbers) in EVIDENCE_WORDS
+    rows = rows_of("ac_td0-tried")
+    failed = [r for r in rows if r["flags"] == "--env-id Acrobot-v1 --critic q --actor-lr 1e-4"]
+    assert [(r["seed"], float(r["eval_mean"])) for r in failed] == [
+        (seed, -500) for seed in ("100", "101", "102")
+    ]
+    rows = [r for r in rows if "--gamma 0.9 " in r["flags"]]
+    solved = [r["solved"] for r in rows if "-lr 3e-4 --env-id Acrobot-v1" in r["flags"]]
+    assert sorted(solved) == ["0", "1", "1"]
+    assert "two of three runs reach" in EVIDENCE_WORDS
+    cart = [float(r["eval_mean"]) for r in rows if "--target-return 475" in r["flags"]]
+    words = "are {:.0f} with `--actor-lr 1e-4`, and {:.0f} and {:.0f} with the default"
+    assert words.format(*cart) in EVIDENCE_WORDS
     flags = "--hidden-sizes 64 64 --policy-frequency 2 --learning-starts 3000"
     rows = [r for r in rows_of("ddpg-small") if r["flags"] == flags]
     assert (len(rows), sum(float(r["eval_mean"]) < -200 for r in rows)) == (10, 3)
