@@ -1,11 +1,10 @@
-"""Draw the picture at the top of the README: a landing, and how it was learned.
+"""Draw the animated picture at the top of the README: a landing, and learning curves.
 
     python a2c_discrete.py --env-id LunarLander-v3 ...     the flags of settings.toml
     python benchmarks/picture.py runs/.../checkpoint.pt
 
-Left: one greedy episode of the checkpoint's policy in a single picture. Each pixel is the lightest
-that it was in the frames, which are taken whenever the lander has moved by STRIDE. Right: the
-learning curve of the reporting runs.
+Left: a greedy episode of the checkpoint's policy. Right: learning curves of the reporting runs, and
+of Stable-Baselines3 (SB3) where it ran. The file is an animated PNG.
 """
 
 import argparse
@@ -18,32 +17,58 @@ import matplotlib.pyplot as plt
 import numpy as np
 import plot
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import a2c_discrete
 
-STRIDE = 0.2  # half the width of the picture is 1
+PANELS = [
+    ("a2c_discrete", "CartPole-v1"),
+    ("a2c_discrete", "Acrobot-v1"),
+    ("a2c_discrete", "LunarLander-v3"),
+    ("a2c_continuous", "Pendulum-v1"),
+    ("a2c_continuous", "HalfCheetah-v5"),
+    ("a2c_continuous", "Walker2d-v5"),
+]
+LINES = {  # end of the file name of the curves: style
+    "": {"color": plot.BLUE, "label": "A2C"},
+    "-ppo": {"color": plot.GREEN, "label": "PPO's loss"},
+    "-sb3-a2c": {"color": plot.ORANGE, "label": "SB3's A2C", "linestyle": "--"},
+}
+STRIDE = 3  # every third of the environment's 50 frames per second
 
 
-def landing(checkpoint: Path, seed: int) -> tuple[np.ndarray, str]:
-    """An episode in one picture, (400, 600, 3), and a title for it."""
+def landing(checkpoint: Path, seed: int) -> tuple[list[np.ndarray], str]:
+    """The frames of an episode, (400, 600, 3) each, and a title for it."""
     state = a2c_discrete.load(str(checkpoint))
     args = a2c_discrete.Args(**state["args"])
     env = gym.make(args.env_id, render_mode="rgb_array")
     agent = a2c_discrete.Agent(env.observation_space.shape[0], int(env.action_space.n), args)
     agent.load_state_dict(state["agent"])
     (obs, _), frames, score, over = env.reset(seed=seed), [], 0.0, False
-    place = np.full(2, np.inf)  # of the lander in the last frame kept
     while not over:
-        frame = env.render()  # each, as the sparks burn out from frame to frame
-        if np.linalg.norm(obs[:2] - place) >= STRIDE:
-            place = obs[:2]
-            frames.append(frame)
+        frames.append(env.render())  # each, as the sparks burn out from frame to frame
         action = agent.act(torch.as_tensor(obs), greedy=True).item()
         obs, reward, terminated, truncated, _ = env.step(action)
         score, over = score + float(reward), terminated or truncated
     steps = matplotlib.ticker.EngFormatter(sep="")(state["global_step"] // 1000 * 1000)
-    return np.max([*frames, frame], 0), f"an episode after {steps} steps: return {score:.0f}"
+    return [*frames[::STRIDE], env.render()], f"after {steps} steps: return {score:.0f}"
+
+
+def draw_curves(figure) -> None:
+    """A panel for each task."""
+    for axes, (script, env) in zip(figure.subplots(2, 3).flat, PANELS):
+        for ending, style in LINES.items():
+            owner = "peers" if "sb3" in ending else script
+            path = plot.REPORTING / "curves" / f"{owner}-{env}{ending}.csv"
+            if path.exists():
+                plot.draw(axes, plot.read_runs(path), **style)
+        axes.set_facecolor("none")
+        axes.set_title(env, fontsize=10)
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    handles = [plt.Line2D([], [], **style) for style in LINES.values()]
+    figure.legend(handles=handles, ncols=3, loc="outside lower center", labelcolor=plot.GREY)
 
 
 def main() -> None:
@@ -51,18 +76,23 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the episode")
     options = parser.parse_args()
-    picture, title = landing(options.checkpoint, options.seed)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.imshow(picture)
-    left.set(xticks=[], yticks=[])
-    left.spines[:].set_visible(True)  # the ground is white, as a page may be
-    left.set_title(title)
-    runs = plot.read_runs(plot.REPORTING / "curves" / "a2c_discrete-LunarLander-v3.csv")
-    plot.draw(right, runs, color=plot.BLUE)
-    right.set(ylabel="training return", xlabel="environment steps")
-    right.set_title(f"LunarLander-v3, {len(runs)} seeds")
-    right.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    plot.save(figure, "lunar-lander")
+    frames, title = landing(options.checkpoint, options.seed)
+    figure = plt.figure(figsize=(10.5, 4), dpi=100, layout="constrained")
+    figure.patch.set_alpha(0)
+    left, right = figure.subfigures(1, 2, width_ratios=(3, 5))
+    axes = left.subplots()
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.spines[:].set_visible(True)  # the ground is white, as a page may be
+    screen = axes.imshow(frames[0])
+    draw_curves(right)
+    images = []
+    for frame in frames:
+        screen.set_data(frame)
+        figure.canvas.draw()
+        images.append(Image.fromarray(np.array(figure.canvas.buffer_rgba())))
+    path, times = plot.FIGURES / "lunar-lander.png", [20 * STRIDE] * (len(images) - 1)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[*times, 2000], loop=0)
+    print(path, f"{path.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -193,6 +193,12 @@ def test_what_was_tried():
     words = "from {:.0f} to {:.0f} for seed 0 and from {:.0f} to {:.0f} for seed 1"
     numbers = [found[kind, seed] for seed in "01" for kind in ("each step", "once")]
     assert words.format(*numbers) in EVIDENCE_WORDS
+    rows = [r for r in rows_of("a2c_continuous-ppo-tried") if "HalfCheetah" in r["flags"]]
+    numbers = [float(r["eval_mean"]) for r in rows if "--log-std-init -0.5" in r["flags"]]
+    assert "it is {:.0f} and {:.0f} with seeds 0 and 1".format(*numbers) in EVIDENCE_WORDS
+    assert max(numbers) < min(
+        table.column(table.rows_of("a2c_continuous", "HalfCheetah-v5", "ppo"), "eval_mean")
+    )
     rows = rows_of("ac_td0-tried")
     failed = [r for r in rows if r["flags"] == "--env-id Acrobot-v1 --critic q --actor-lr 1e-4"]
     assert [(r["seed"], float(r["eval_mean"])) for r in failed] == [
