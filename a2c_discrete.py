@@ -797,6 +797,11 @@ def main() -> None:
     except (InputError, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        print(f"error: out of memory, so choose smaller sizes: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

@@ -189,6 +189,17 @@ def test_refused_command_lines(case, cli, tmp_path, monkeypatch, flags):
     assert_clear_end(outcome, tmp_path)
 
 
+def test_sizes_beyond_the_memory(case, cli):
+    sizes = {"hidden_sizes", "num_steps"} & get_type_hints(case.module.Args).keys()
+    for name in sizes:
+        flag = "--" + name.replace("_", "-")
+        with guarded():
+            outcome = cli(case.file, *case.flags, "--total-timesteps", 64, flag, 10**15)
+        assert outcome.status == 2
+        assert "Traceback" not in outcome.err
+        assert outcome.err.splitlines()[-1].startswith("error: out of memory, so choose smaller")
+
+
 def test_a_run_with_the_largest_seed_is_resumed(case, cli):
     with guarded():
         first = cli(case.file, *case.flags, "--total-timesteps", 30, "--seed", 2**64 - 1)
