@@ -256,6 +256,19 @@ def test_race():
     assert f"the median of their time ratios is {ratio:.1f}." in WORDS
 
 
+def test_race_with_ppo():
+    """The same with the PPO of SB3 and of SBX, five seeds, three programs in turns."""
+    rows = rows_of("a2c_discrete-race-ppo")
+    assert all(row["solved"] == "1" for row in rows)
+    assert [row["seed"] for row in rows[::3]] == [str(seed) for seed in range(100, 105)]
+    ours, sb3, sbx = (np.array([float(r["seconds"]) for r in rows[i::3]]) for i in range(3))
+    assert {"--library sbx" in row["flags"] for row in rows[2::3]} == {True}
+    words = "SB3's PPO takes {:.1f} seconds and SBX's PPO {:.1f} seconds, including the time to "
+    words += "compile. The ratios are {:.1f} and {:.1f}."
+    ratios = [np.median(other / ours) for other in (sb3, sbx)]
+    assert words.format(np.median(sb3), np.median(sbx), *ratios) in WORDS
+
+
 # Names, commands and snippets
 
 
