@@ -492,7 +492,7 @@ the actor sees raw observations
 the observation statistics change before the update
 -             losses = update(agent, optimizer, rollout, args)
 -             run.check(**losses)
--             if args.norm_obs:  # after update(), which must normalise as the actor did
+-             if args.norm_obs:  # after update(), which must use the same statistics as collect()
 -                 agent.obs_statistics.update(rollout.obs[:-1][rollout.live])
 +             if args.norm_obs:
 +                 agent.obs_statistics.update(rollout.obs[:-1][rollout.live])
