@@ -108,6 +108,19 @@ def test_variance_of_qac():
     assert f"gives the gradient {np.median(ratios):.0f} times the variance" in WORDS
 
 
+def test_the_td_error_solves_what_qac_does_not():
+    for env in ("CartPole-v1", "Acrobot-v1"):
+        solved = {
+            critic: [
+                row["steps_to_threshold"] != "" for row in table.rows_of("ac_td0", env, critic)
+            ]
+            for critic in ("v", "q")
+        }
+        assert all(solved["v"])
+        assert np.mean(solved["q"]) <= 0.5
+    assert "every seed solves CartPole and Acrobot; with QAC, many fail." in WORDS
+
+
 def test_random_physics():
     rows = rows_of("a2c_discrete-physics")
     seeds = {row["seed"] for row in rows}
