@@ -15,8 +15,9 @@ The results are in benchmarks/results/reporting:
     summary.csv                              a row for each run, see SUMMARY
 
 A run that is in summary.csv with the same flags is not repeated, except with --again. One that
-failed or was killed is. If it has a checkpoint and no threshold, it continues from there. So the
-command can be stopped and restarted at any time. Run only one at a time.
+failed or was killed is. If it has a checkpoint and no threshold, it continues from there. It then
+differs slightly from a run in one piece, because the environment is reset. So the command can be
+stopped and restarted at any time. Run only one at a time.
 """
 
 import argparse
