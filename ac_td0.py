@@ -164,9 +164,9 @@ def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
     """Update both networks; return delta, value and log pi(A|S), all from before the update."""
     is_q = args.critic == "q"
-    value, log_prob = step.values[0, step.action if is_q else 0], step.log_pi[0, step.action]
+    value, log_prob = step.values[:, step.action if is_q else 0], step.log_pi[:, step.action]
     with torch.no_grad():
-        next_value = agent.critic(step.next_obs)[0, step.next_action if is_q else 0].item()
+        next_value = agent.critic(step.next_obs)[:, step.next_action if is_q else 0].item()
     delta = td_error(step.reward, value.item(), next_value, step.terminated, args.gamma)
     weight = value.item() if is_q else delta
     # Optimizers descend, so negate: the gradient is -delta * grad V - I * weight * grad log pi.

@@ -570,7 +570,7 @@ the actor's gradient has the wrong sign
 
 gradient through the target
 -     loss = -delta * value
-+     target = agent.critic(step.next_obs)[0, step.next_action if is_q else 0]
++     target = agent.critic(step.next_obs)[:, step.next_action if is_q else 0]
 +     loss = -delta * (value - args.gamma * (1 - step.terminated) * target)
 
 gradient through the TD error
@@ -590,7 +590,7 @@ the weight of the policy gradient is not detached
 + weight = value if is_q else delta
 
 SARSA is turned into Q-learning
-- agent.critic(step.next_obs)[0, step.next_action if is_q else 0].item()
+- agent.critic(step.next_obs)[:, step.next_action if is_q else 0].item()
 + agent.critic(step.next_obs).max().item()
 
 the target has the value of A instead of A'
