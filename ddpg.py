@@ -75,7 +75,7 @@ Finite = Annotated[float, (0, 1e38)]  # fits in float32
 @dataclass(frozen=True)
 class Args:
     # Algorithm
-    total_timesteps: Count = 10_000  # environment steps; one update per step after learning_starts
+    total_timesteps: Count = 15_000  # environment steps; one update per step after learning_starts
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     buffer_size: Count = 1_000_000  # transitions kept; the oldest are overwritten
     batch_size: Count = 64  # B, transitions per update

@@ -237,6 +237,15 @@ def test_what_was_tried():
         assert words.format(*numbers) in EVIDENCE_WORDS
     ahead = np.greater(curves["ddpg", "Hopper"], curves["td3", "Hopper"])
     assert f"higher return at {sum(ahead)} of the {len(ahead)} evaluations" in EVIDENCE_WORDS
+    rows = rows_of("ddpg-budget-tried-curves")
+    rows = [(int(r["step"]), float(r["eval_return"])) for r in rows if "batch" not in r["flags"]]
+    for first, last, failed, total in (
+        (5_000, 7_500, 15, 60),
+        (8_000, 10_000, 1, 50),
+        (10_500, 20_000, 0, 200),
+    ):
+        found = [value for step, value in rows if first <= step <= last]
+        assert (sum(value < -150 for value in found), len(found)) == (failed, total)
 
 
 def test_ppo_against_a2c():
