@@ -371,30 +371,26 @@ class PlainEnv(gym.Wrapper):
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        self.check_shape(obs)
         return obs, {}  # info that changes shape or type breaks vector environments
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
-        self.check_shape(obs)
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
-
-    def check_shape(self, obs) -> None:
-        """Raise ValueError if an observation would be broadcast to the shape of its space."""
-        shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
-        if shape is not None and np.shape(obs) != shape:
-            raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
 
     def call(self, method, *args, **kwargs):
         """Call the environment; replace an error that a worker could not send to its parent."""
         try:
-            return method(*args, **kwargs)
+            obs, *rest = method(*args, **kwargs)
         except Exception as error:
             try:
                 pickle.loads(pickle.dumps(error))
             except Exception:
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
+        shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
+        if shape is not None and np.shape(obs) != shape:  # it would be broadcast
+            raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
+        return obs, *rest
 
 
 def env_kwargs(args: Args) -> dict:
