@@ -418,8 +418,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # Plumbing: the same in all five files, except where the action space matters
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
-FIXED = {"env_id", "hidden_sizes", "activation", "optimizer"}  # what --resume cannot change
-FIXED |= {"shared_body", "norm_obs", "critic", "twin_critics"}  # no file has all of these
+FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
+FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no file has all of these
 
 
 class InputError(ValueError):
@@ -592,7 +592,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script from a file or folder; FIXED flags must match."""
+    """Read a checkpoint of this script from a file or folder; what is FIXED must match."""
     file = Path(path)
     try:
         file = file.expanduser()
@@ -605,12 +605,10 @@ def load(path: str, args: Args | None = None) -> dict:
     except Exception as error:  # an invalid file can raise almost anything here
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
         raise InputError(f"--resume {file}: {reason}") from error
-    wanted = {"script": SCRIPT}
-    if args:
-        wanted |= {name: value for name, value in asdict(args).items() if name in FIXED}
-    for name, value in wanted.items():
-        if found.get(name, value) != value:
-            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {value}")
+    wanted = {"script": SCRIPT} | (asdict(args) if args else {})
+    for name in FIXED:
+        if name in wanted and found.get(name, wanted[name]) != wanted[name]:
+            raise InputError(f"--resume {path}: made with {name} {found[name]}, not {wanted[name]}")
     if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
         raise InputError(f"--resume {path}: made by a version with different flags: {changed}")
     return state
