@@ -255,7 +255,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag's value is outside the choices or range in its annotation."""
+    """Raise InputError if a flag does not fit its annotation, or --env-kwargs is no JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value = getattr(args, name)
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -268,6 +268,11 @@ def check_flags(args: Args) -> None:
         for low, high in getattr(kind, "__metadata__", ()):
             if not all(low <= x <= high for x in values):
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
+    try:
+        json.loads(args.env_kwargs).items()  # only an object has items
+    except (AttributeError, RecursionError, ValueError) as error:
+        reason = """must be a JSON object such as '{"is_slippery": false}'"""
+        raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
 
 
 def pick_device(name: str) -> torch.device:
@@ -308,18 +313,9 @@ class PlainEnv(gym.Wrapper):
         return obs, *rest
 
 
-def env_kwargs(args: Args) -> dict:
-    """The keyword arguments of the environment."""
-    try:
-        return dict(json.loads(args.env_kwargs).items())
-    except (AttributeError, RecursionError, ValueError) as error:
-        reason = """must be a JSON object such as '{"is_slippery": false}'"""
-        raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
-
-
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options, env = f"--env-id {args.env_id}", "", env_kwargs(args), None
+    task, hint, options, env = f"--env-id {args.env_id}", "", json.loads(args.env_kwargs), None
     known = gym.error.Error, AssertionError, ImportError, NotImplementedError, TypeError, ValueError
     if options:  # an environment can raise anything if its arguments are wrong
         task, known = f"{task} --env-kwargs {args.env_kwargs}", Exception
