@@ -90,7 +90,7 @@ class Args:
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages, so that ent_coef suits any reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
-    hidden_sizes: tuple[Count, ...] = (64, 64)  # units in each hidden layer
+    hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
     # Environment
@@ -380,16 +380,14 @@ class NotFinite(FloatingPointError):
 def check_flags(args: Args) -> None:
     """Raise InputError if a flag does not fit its annotation, or --env-kwargs is no JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
-        value = getattr(args, name)
+        value, flag = getattr(args, name), "--" + name.replace("_", "-")
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
             value = tuple(value) if isinstance(value, list) else value.item()
             object.__setattr__(args, name, value)
-        flag, choices = "--" + name.replace("_", "-"), get_args(hint)
-        if get_origin(hint) is Literal and value not in choices:
-            raise InputError(f"{flag} must be one of {choices}, got {value!r}")
-        values, kind = (value, get_args(hint)[0]) if isinstance(value, tuple) else ((value,), hint)
-        for low, high in getattr(kind, "__metadata__", ()):
-            if not all(low <= x <= high for x in values):
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise InputError(f"{flag} must be one of {get_args(hint)}, got {value!r}")
+        for low, high in getattr(hint, "__metadata__", ()):
+            if not all(low <= x <= high for x in np.atleast_1d(value)):
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
     try:
         json.loads(args.env_kwargs).items()  # only an object has items

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -103,11 +103,12 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0/~-"), max_siz
 
 def values(name, hint):
     """Strategy for the words after a flag."""
-    if get_origin(hint) is tuple:
-        return st.lists(values(name, get_args(hint)[0]).map(lambda words: words[0]), max_size=3)
     kind, ((low, high),) = hint, ((0, 0),)
     if hasattr(hint, "__metadata__"):
         kind, ((low, high),) = hint.__origin__, hint.__metadata__
+    if get_origin(kind) is tuple:
+        item = Annotated[get_args(kind)[0], (low, high)]
+        return st.lists(values(name, item).map(lambda words: words[0]), max_size=3)
     if kind is int:
         limits = [str(x + y) for x in (low, high) for y in (-1, 0, 1) if abs(x) < np.inf]
         good = st.integers(low, min(high, LARGEST.get(name, 10**40))).map(str)
