@@ -549,6 +549,7 @@ class Run:
             reason = getattr(error, "strerror", error)
             raise InputError(f"--log-dir {args.log_dir}: cannot create it: {reason}") from error
         self.checkpoint = self.folder / "checkpoint.pt"
+        self.resume_hint = f"continue with --resume {shlex.quote(str(self.checkpoint))}"
         print(f"run folder: {self.folder}")
         print(f"to watch it: tensorboard --logdir {shlex.quote(str(log_dir))}", flush=True)
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
@@ -648,8 +649,7 @@ class Run:
             yield
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
             reason = getattr(error, "strerror", None) or "is the disk full or the folder gone?"
-            found, path = self.checkpoint.is_file(), shlex.quote(str(self.checkpoint))
-            hint = f"continue with --resume {path}" if found else "no checkpoint exists"
+            hint = self.resume_hint if self.checkpoint.is_file() else "no checkpoint exists"
             text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
             raise InputError(text) from error
 
@@ -691,8 +691,7 @@ class Run:
         if error is None:
             print(f"trained: {self.step - self.start_step} steps in {seconds}")
         elif kind is not NotFinite:
-            path = shlex.quote(str(self.checkpoint))
-            print(f"stopped at step {self.step}: continue with --resume {path}")
+            print(f"stopped at step {self.step}: {self.resume_hint}")
         if self.solved:
             target = self.args.target_return
             print(f"target return {target} reached at step {self.step} after {seconds}")
