@@ -49,7 +49,7 @@ import sys
 import threading
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
@@ -572,7 +572,7 @@ def load(path: str, args: Args | None = None) -> dict:
     return state
 
 
-class Run:
+class Run(AbstractContextManager):
     """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
 
     `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
@@ -609,12 +609,9 @@ class Run:
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
         total = args.total_timesteps
         self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
-        self.start_time = self.save_time = self.report_time = time.perf_counter()
-
-    def __enter__(self) -> "Run":
         self.caller_threads = torch.get_num_threads()
-        torch.set_num_threads(self.args.torch_threads)
-        return self
+        torch.set_num_threads(args.torch_threads)
+        self.start_time = self.save_time = self.report_time = time.perf_counter()
 
     @property
     def finished(self) -> bool:

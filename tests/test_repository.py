@@ -229,7 +229,7 @@ def test_plumbing_is_identical():
     assert {name: text.splitlines() for name, text in texts.items()} == dict.fromkeys(
         texts, first.splitlines()
     )
-    assert "class Run:" in first
+    assert "class Run(" in first
 
 
 def test_nothing_refers_to_a_machine():
