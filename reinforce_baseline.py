@@ -555,8 +555,7 @@ class Run(AbstractContextManager):
         self.writer = SummaryWriter(self.folder, flush_secs=10)  # close() may block this long
         rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
-        total = args.total_timesteps
-        self.bar = tqdm(total=total, initial=self.step, unit="step", mininterval=0.5)
+        self.bar = tqdm(total=args.total_timesteps, initial=self.step, unit="step", mininterval=0.5)
         self.caller_threads = torch.get_num_threads()
         torch.set_num_threads(args.torch_threads)
         self.start_time = self.save_time = self.report_time = time.perf_counter()
@@ -600,12 +599,11 @@ class Run(AbstractContextManager):
         """Write the curves, update the progress bar, and save a checkpoint if one is due."""
         self.report_time, self.due = time.perf_counter(), False
         scalars = {f"losses/{name}": value for name, value in losses.items()}
-        seconds = self.report_time - self.start_time
-        scalars["charts/SPS"] = (self.step - self.start_step) / seconds
+        scalars["charts/SPS"] = (self.step - self.start_step) / (self.report_time - self.start_time)
         if new := self.episodes[self.num_logged :]:
             self.num_logged = len(self.episodes)
-            for name, mean in zip(("return", "length"), np.mean(new, 0)[1:]):
-                scalars[f"charts/episodic_{name}"] = mean
+            _, mean_return, length = np.mean(new, 0)
+            scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": length}
             recent = np.mean(self.episodes[-100:], 0)[1]
             self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
         if self.args.eval_interval and (self.step >= self.eval_step or self.finished):
@@ -660,8 +658,7 @@ class Run(AbstractContextManager):
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            seed = (self.args.seed + self.step) % 2**64
-            torch.manual_seed(seed)  # the random states of accelerators are not saved
+            torch.manual_seed((self.args.seed + self.step) % 2**64)  # a GPU's state is not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
