@@ -450,9 +450,8 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
         options |= {"vectorization_mode": mode, "wrappers": wrappers}
         envs = gym.make_vec(args.env_id, args.num_envs, **options)
     except Exception as error:
-        hint = "" if mode == "sync" else "; use --vectorization sync"
-        reason = f"cannot be vectorized ({type(error).__name__}: {error}){hint}"
-        raise InputError(f"--env-id {args.env_id}: {reason}") from error
+        reason = repr(error) if mode == "sync" else f"{error!r}; use --vectorization sync"
+        raise InputError(f"--env-id {args.env_id}: cannot be vectorized: {reason}") from error
     finally:
         if mode == "async" and has_signals:
             signal.signal(signal.SIGINT, handler)
