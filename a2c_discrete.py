@@ -528,18 +528,18 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     # A greedy policy may never finish; cap episodes that have no time limit.
     limit = (env.spec and env.spec.max_episode_steps) or 10_000
-    for number in range(num_episodes):
-        (obs, _), done, steps = env.reset(seed=number), False, 0
+    for i in range(num_episodes):
+        (obs, _), done, steps = env.reset(seed=i), False, 0
         while not done and steps < limit:
             obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
             action = to_env(agent.act(obs, greedy=True).cpu().numpy(), env.action_space)
             obs, reward, terminated, truncated, _ = env.step(action)
-            returns[number] += float(reward)
+            returns[i] += float(reward)
             if not (np.isfinite(obs).all() and np.isfinite(reward)):
-                raise NotFinite(f"evaluation episode {number}: NaN or inf in observation or reward")
+                raise NotFinite(f"evaluation episode {i}: NaN or inf in observation or reward")
             done, steps = terminated or truncated, steps + 1
         if not done:
-            print(f"evaluation: episode {number} was cut off after {limit} steps", file=sys.stderr)
+            print(f"evaluation: episode {i} was cut off after {limit} steps", file=sys.stderr)
     random.setstate(states[0])  # --eval-interval does not change the course of training
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])

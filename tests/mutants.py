@@ -52,7 +52,7 @@ the evaluation samples actions
 + agent.act(obs)
 
 the evaluation is not seeded
-- env.reset(seed=number)
+- env.reset(seed=i)
 + env.reset()
 """
 PLUMBING = """
@@ -69,7 +69,7 @@ evaluation changes the random numbers of the training
 +     states[2]
 
 all episodes of an evaluation are the same
-- env.reset(seed=number)
+- env.reset(seed=i)
 + env.reset(seed=0)
 
 the last policy is kept as the best one
