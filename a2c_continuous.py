@@ -120,9 +120,7 @@ class Args:
         if self.shared_body and self.critic_updates > 1:
             raise InputError("--shared-body requires --critic-updates 1")
         if self.actor_updates > self.critic_updates:
-            raise InputError(
-                f"--actor-updates must not exceed --critic-updates ({self.critic_updates})"
-            )
+            raise InputError(f"--actor-updates exceeds --critic-updates ({self.critic_updates})")
 
 
 # --- Equations
