@@ -327,12 +327,13 @@ def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
     rollout.rewards[:] = (rollout.rewards / std).clip(-10, 10)
 
 
-def estimate_advantages(rollout: Rollout, values: Tensor, args: Args) -> Tensor:
-    """A[t] of the B live transitions: values (T+1, N) -> (B,)."""
-    v = values.detach().cpu().numpy()  # short loops are faster in NumPy
+def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
+    """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
+    v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
     ends = rollout.terminated, rollout.done
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
-    return torch.from_numpy(advantages[rollout.live]).to(values.device)
+    arrays = advantages[live], (advantages + v[:-1])[live]
+    return tuple(torch.from_numpy(array).to(values.device) for array in arrays)
 
 
 def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, float]:
@@ -342,12 +343,10 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
     groups = [group["params"] for group in optimizer.param_groups]  # the networks' weights
     actor_start = args.critic_updates - args.actor_updates
     for k in range(args.critic_updates):
-        all_values = agent.value(obs)  # (T+1, N)
-        values = all_values[:-1][live]  # (B,)
+        values = agent.value(obs)  # (T+1, N)
         if k == 0 or args.actor_updates == 1:  # PPO computes A and G once
-            advantages = estimate_advantages(rollout, all_values, args)  # (B,)
-            returns = advantages + values.detach()
-        critic_loss = value_loss(values, returns, args.critic_loss)
+            advantages, returns = advantages_and_returns(rollout, values, args)  # (B,), (B,)
+        critic_loss = value_loss(values[:-1][live], returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
         if args.proximal_coef:
             loss = loss + args.proximal_coef * squared_distance(agent.critic, w_old)
@@ -376,10 +375,8 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
 @torch.no_grad()
 def diagnostics(agent: Agent, rollout: Rollout, args: Args) -> dict[str, float]:
     """Explained variance of the critic before the update: 1 - Var[G - V] / Var[G]; G - V = A."""
-    obs, live, _ = rollout.tensors()
-    values = agent.value(obs)
-    advantages = estimate_advantages(rollout, values, args)
-    returns = advantages + values[:-1][live]
+    obs, _, _ = rollout.tensors()
+    advantages, returns = advantages_and_returns(rollout, agent.value(obs), args)
     ratio = advantages.var(correction=0) / returns.var(correction=0)
     return {"explained_variance": 1 - ratio.item()}
 

@@ -246,21 +246,20 @@ advantages are always normalised
 + normalise(advantages)
 
 the critic's targets are normalised
-- returns = advantages + values.detach()
-+ returns = normalise(advantages + values.detach())
+- value_loss(values[:-1][live], returns,
++ value_loss(values[:-1][live], normalise(returns),
 
 the critic's targets contain the normalised advantages
-- returns = advantages + values.detach()
-+ returns = normalise(advantages) + values.detach()
+- value_loss(values[:-1][live], returns,
++ value_loss(values[:-1][live], returns - advantages + normalise(advantages),
+
+the critic's targets are the advantages
+- (advantages + v[:-1])[live]
++ advantages[live]
 
 gradient through the target
 - loss(values, returns.detach())
 + loss(values, returns)
-
-the returns are detached only once
-- returns = advantages + values.detach()
-+ returns = advantages + values
-= value_loss() detaches the returns, too
 
 Huber and squared error are swapped
 - if kind == "huber"
