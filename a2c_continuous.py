@@ -159,11 +159,6 @@ def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[st
     return {"approx_kl": (ratios - 1 - log_ratios).mean(), "clip_fraction": outside.mean()}
 
 
-def squared_distance(network: nn.Module, w_old: Tensor) -> Tensor:
-    """|w - w_old|^2, with the network's weights w as one vector."""
-    return (nn.utils.parameters_to_vector(network.parameters()) - w_old).pow(2).sum()
-
-
 def normalise(x: Tensor) -> Tensor:
     """Shift and scale to mean 0 and standard deviation 1; (B,) -> (B,)."""
     return (x - x.mean()) / (x.std(correction=0) + 1e-8)  # a batch of one gives 0, not NaN
@@ -349,7 +344,8 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         critic_loss = value_loss(values[:-1][live], returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
         if args.proximal_coef:
-            loss = loss + args.proximal_coef * squared_distance(agent.critic, w_old)
+            w = nn.utils.parameters_to_vector(agent.critic.parameters())
+            loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
         if k >= actor_start:
             weights = normalise(advantages) if args.norm_adv else advantages
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)

@@ -226,8 +226,8 @@ w_old is not detached
 + parameters_to_vector(agent.critic.parameters())
 
 kappa has a mean instead of a sum
-- - w_old).pow(2).sum()
-+ - w_old).pow(2).mean()
+- (w - w_old).pow(2).sum()
++ (w - w_old).pow(2).mean()
 
 advantages are divided by the sample standard deviation
 - x.std(correction=0)
