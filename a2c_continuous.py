@@ -308,13 +308,6 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(groups, foreach=True)
 
 
-def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
-    """Set the learning rates; with anneal_lr they decrease linearly to 0."""
-    remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
-    for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
-        group["lr"] = rate * remaining
-
-
 def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
     """Divide the rewards of a rollout by the standard deviation of R[t]."""
     agent.return_statistics.update(rollout.discounted[rollout.live])
@@ -390,7 +383,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         rollout = Rollout(envs, device, args)
         rollout.reset(run)
         while not run.finished:
-            anneal(optimizer, run.step, args)
+            remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
+            for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+                group["lr"] = rate * remaining
             rollout.collect(agent, run)
             if args.norm_reward:
                 normalise_rewards(agent, rollout)

@@ -267,13 +267,6 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(groups, foreach=True)
 
 
-def anneal(optimizer: torch.optim.Optimizer, step: int, args: Args) -> None:
-    """Set the learning rates; with anneal_lr they decrease linearly to 0."""
-    remaining = 1 - step / args.total_timesteps if args.anneal_lr else 1
-    for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
-        group["lr"] = rate * remaining
-
-
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
     """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
     v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
@@ -341,7 +334,9 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         rollout = Rollout(envs, device, args)
         rollout.reset(run)
         while not run.finished:
-            anneal(optimizer, run.step, args)
+            remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
+            for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+                group["lr"] = rate * remaining
             rollout.collect(agent, run)
             metrics = diagnostics(agent, rollout, args) if run.due else {}
             losses = update(agent, optimizer, rollout, args)

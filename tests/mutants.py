@@ -314,10 +314,14 @@ annealing cannot be disabled
 + / args.total_timesteps
 
 the learning rate is that of the end of the rollout
--             anneal(optimizer, run.step, args)
+-             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
+-             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+-                 group["lr"] = rate * remaining
 -             rollout.collect(agent, run)
 +             rollout.collect(agent, run)
-+             anneal(optimizer, run.step, args)
++             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
++             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
++                 group["lr"] = rate * remaining
 
 reset rows are learned from
 - self.live[t] = ~self.done[t - 1]

@@ -449,6 +449,14 @@ def test_end_in_the_last_row_of_a_rollout(terminated, truncated):
     assert losses["value_loss"] == pytest.approx(((0.5 * 6 - 2) ** 2 + last**2) / 2)
 
 
+def optimizer_of(agent, args):
+    """The script's optimizer, with the learning rates of the flags."""
+    optimizer = a2c.make_optimizer(agent, args)
+    for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+        group["lr"] = rate
+    return optimizer
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 @pytest.mark.parametrize("updates", [1, 3])
 def test_reset_rows_are_not_learned_from(optimizer, updates):
@@ -460,8 +468,7 @@ def test_reset_rows_are_not_learned_from(optimizer, updates):
     rewards = np.where(live, rollout.rewards, 1e6).astype("f")
     for given in (rollout, changed(rollout, actions=actions, rewards=rewards)):
         agents.append(make_agent(args))
-        optimizer = a2c.make_optimizer(agents[-1], args)
-        a2c.anneal(optimizer, 0, args)
+        optimizer = optimizer_of(agents[-1], args)
         a2c.update(agents[-1], optimizer, given, args)
     assert distance(*agents) == 0.0
     assert distance(agents[0], make_agent(args)) > 0.0
@@ -491,8 +498,7 @@ def test_proximal_term_has_an_effect_from_the_second_step_on():
         for kappa in (0.0, 100.0):
             args = Args(critic_updates=updates, proximal_coef=kappa)
             agent = make_agent(args)
-            optimizer = a2c.make_optimizer(agent, args)
-            a2c.anneal(optimizer, 0, args)
+            optimizer = optimizer_of(agent, args)
             a2c.update(agent, optimizer, random_rollout(args), args)
             moved[updates, kappa] = distance(make_agent(args).critic, agent.critic)
     assert moved[1, 100.0] == moved[1, 0.0]
