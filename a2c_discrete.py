@@ -233,11 +233,6 @@ class Rollout:
         self.done = np.zeros((T, N), bool)  # the episode ends: terminated or truncated
         self.live = np.zeros((T, N), bool)  # False in reset rows
 
-    def reset(self, run: "Run") -> None:
-        """Start the first episodes."""
-        self.obs[-1], _ = self.envs.reset(seed=run.reset_seed())
-        run.check(observation=self.obs[-1])
-
     def collect(self, agent: Agent, run: "Run") -> None:
         """Play T steps in each environment, from where the previous rollout ended."""
         self.obs[0] = self.obs[-1]
@@ -332,7 +327,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, eval_env, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
-        rollout.reset(run)
+        rollout.obs[-1], _ = envs.reset(seed=run.reset_seed())  # where collect() begins
+        run.check(observation=rollout.obs[-1])
         while not run.finished:
             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
