@@ -239,30 +239,28 @@ def make_batch(agent: Agent, episodes: Episodes, args: Args) -> EpisodeBatch:
     return EpisodeBatch(obs, actions, returns, advantages, episode)
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
+def descend(network: nn.Module, optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
     """Take one gradient step; return the norm of the gradient before it is clipped."""
-    optimizer.zero_grad()
+    optimizer.zero_grad()  # sets gradients to None, so that step() skips the other network
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
     optimizer.step()
     return norm
 
 
-def update(
-    agent: Agent, actor_optimizer, critic_optimizer, batch: EpisodeBatch, args: Args
-) -> dict:
+def update(agent: Agent, optimizer, batch: EpisodeBatch, args: Args) -> dict[str, float]:
     """Take one gradient step on the policy, then train the baselines; return the losses."""
     log_probs, entropies = agent.log_prob_and_entropy(batch.obs, batch.actions)
     policy_loss = reinforce_loss(log_probs, batch.advantages, args.num_envs)
     loss = policy_loss - args.ent_coef * entropies.sum() / args.num_envs
-    norms = [descend(actor_optimizer, loss, args.max_grad_norm)]
+    norms = [descend(agent.actor, optimizer, loss, args.max_grad_norm)]
     losses = {"policy_loss": policy_loss, "entropy": entropies.mean()}
     # make_batch used the old baseline, which is independent of these actions.
     agent.mean_return.lerp_(batch.returns.mean(), 1 - args.mean_decay)
     if args.baseline == "value":
         for _ in range(args.critic_updates):
             losses["value_loss"] = F.mse_loss(agent.value(batch.obs), batch.returns)
-            norm = descend(critic_optimizer, losses["value_loss"], args.max_grad_norm)
+            norm = descend(agent.critic, optimizer, losses["value_loss"], args.max_grad_norm)
         norms.append(norm)
     losses["grad_norm"] = torch.stack(norms).norm()
     return {name: loss.item() for name, loss in losses.items()}
@@ -298,24 +296,21 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
     agent = Agent(*sizes, args).to(device).float()  # float32, whatever the default
-    optimizers = {
-        "actor_optimizer": torch.optim.Adam(agent.actor.parameters(), fused=True),
-        "critic_optimizer": torch.optim.Adam(agent.critic.parameters(), fused=True),
-    }
-    actor_optimizer, critic_optimizer = optimizers.values()
+    groups = [{"params": network.parameters()} for network in (agent.actor, agent.critic)]
+    optimizer = torch.optim.Adam(groups, fused=True)
     # Report only once a second: gradient_variance takes half as long as an update.
-    with Run(args, envs, eval_env, report_interval=1.0, agent=agent, **optimizers) as run:
+    with Run(args, envs, eval_env, report_interval=1.0, agent=agent, optimizer=optimizer) as run:
         while not run.finished:
             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
-            for optimizer, rate in zip(optimizers.values(), (args.actor_lr, args.critic_lr)):
-                optimizer.param_groups[0]["lr"] = rate * remaining
+            for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
+                group["lr"] = rate * remaining
             episodes = play(agent, envs, seed=run.reset_seed())
             returns, lengths = episodes.rewards.sum(0), episodes.live.sum(0)
             run.add_step(episodes.obs, returns, done=lengths > 0, steps=lengths)
             run.check(observation=episodes.last_obs)
             batch = make_batch(agent, episodes, args)
             metrics = diagnostics(agent, batch, args) if run.due else {}
-            losses = update(agent, actor_optimizer, critic_optimizer, batch, args)
+            losses = update(agent, optimizer, batch, args)
             run.check(**losses)
             if run.due:
                 run.report(losses | metrics)

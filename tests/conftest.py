@@ -113,7 +113,7 @@ CASES = [
         target=9.0,
         small={"num_envs": 4, "critic_updates": 2},
         steps=25,
-        parts={"agent", "actor_optimizer", "critic_optimizer"},
+        parts={"agent", "optimizer"},
         **DISCRETE,
     ),
     Case(

@@ -759,7 +759,7 @@ the baseline is fitted before it is used
 -     policy_loss = reinforce_loss(log_probs, batch.advantages,
 +     if args.baseline == "value":
 +         loss = F.mse_loss(agent.value(batch.obs), batch.returns)
-+         descend(critic_optimizer, loss, args.max_grad_norm)
++         descend(agent.critic, optimizer, loss, args.max_grad_norm)
 +         batch = batch._replace(advantages=batch.returns - agent.value(batch.obs).detach())
 +     policy_loss = reinforce_loss(log_probs, batch.advantages,
 
@@ -797,12 +797,16 @@ the entropy is detached
 + args.ent_coef * entropies.detach().sum()
 
 max_grad_norm is ignored
-- ["params"], max_grad_norm)
-+ ["params"], np.inf)
+- network.parameters(), max_grad_norm)
++ network.parameters(), np.inf)
 
 gradients add up
 -     optimizer.zero_grad()
 +     optimizer
+
+the steps of the value give the policy gradients of zero
+-     optimizer.zero_grad()
++     optimizer.zero_grad(set_to_none=False)
 
 the elite is the worst episodes
 - totals >= totals.topk(num_elite).values.min()
@@ -878,8 +882,8 @@ the gradient's variance is that of one episode
 
 the explained variance is that after the update
 -             metrics = diagnostics(agent, batch, args) if run.due else {}
--             losses = update(agent, actor_optimizer, critic_optimizer, batch, args)
-+             losses = update(agent, actor_optimizer, critic_optimizer, batch, args)
+-             losses = update(agent, optimizer, batch, args)
++             losses = update(agent, optimizer, batch, args)
 +             metrics = diagnostics(agent, batch, args) if run.due else {}
 
 the first reset is not seeded

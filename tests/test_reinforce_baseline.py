@@ -97,9 +97,9 @@ def tabular_agent(args):
 
 
 def sgd(agent, lr):
-    """An optimizer of the actor and one of the critic."""
-    networks = agent.actor, agent.critic
-    return [torch.optim.SGD(network.parameters(), lr=lr) for network in networks]
+    """An optimizer with a group for the actor and one for the critic."""
+    groups = [{"params": network.parameters()} for network in (agent.actor, agent.critic)]
+    return torch.optim.SGD(groups, lr=lr)
 
 
 def expected_step(mdp, args, agent_class=Agent):
@@ -110,7 +110,7 @@ def expected_step(mdp, args, agent_class=Agent):
         agent = tabular_agent(args)
         agent.__class__, agent.seen = agent_class, torch.tensor(actions)
         batch = make_batch(agent, episodes_of(mdp, states, actions), args)
-        reinforce.update(agent, *sgd(agent, 1.0), batch, args)
+        reinforce.update(agent, sgd(agent, 1.0), batch, args)
         total += p * (agent.actor[0].weight.detach().T - theta)
     return total
 
@@ -308,7 +308,7 @@ def test_elite_gradient_by_definition(mdp, share):
     joined = [np.concatenate([column[i] for column in columns], 1) for i in range(4)]
     ends = [np.concatenate([column[i] for column in columns]) for i in (4, 5)]
     batch = make_batch(agent, Episodes(*joined, *ends), args)
-    reinforce.update(agent, *sgd(agent, 1.0), batch, args)
+    reinforce.update(agent, sgd(agent, 1.0), batch, args)
 
     def total(states, actions):
         return sum(mdp.reward[s, a].item() for s, a in zip(states, actions))
@@ -334,7 +334,7 @@ def updated(args, episodes=None, mean_return=0.0):
     agent = make_agent(args, mean_return)
     before = copy.deepcopy(agent)
     batch = make_batch(agent, episodes or random_episodes(), args)
-    losses = reinforce.update(agent, *sgd(agent, 0.1), batch, args)
+    losses = reinforce.update(agent, sgd(agent, 0.1), batch, args)
     return SimpleNamespace(agent=agent, before=before, batch=batch, losses=losses)
 
 
@@ -400,23 +400,23 @@ def test_without_a_value_baseline_the_critic_is_not_trained():
 def test_each_update_takes_one_step_of_the_policy_and_k_of_the_value():
     args = replace(THREE, critic_updates=3)
     agent = Agent(2, 2, args)
-    optimizers = [torch.optim.Adam(net.parameters()) for net in (agent.actor, agent.critic)]
+    optimizer = torch.optim.Adam(agent.parameters())
     for seed in range(2):
         batch = make_batch(agent, random_episodes(seed), args)
-        reinforce.update(agent, *optimizers, batch, args)
-    for network, optimizer, steps in zip((agent.actor, agent.critic), optimizers, (2, 6)):
+        reinforce.update(agent, optimizer, batch, args)
+    for network, steps in ((agent.actor, 2), (agent.critic, 6)):
         assert {int(optimizer.state[weight]["step"]) for weight in network.parameters()} == {steps}
 
 
 def test_each_update_starts_without_the_gradients_of_the_last_one():
     args = replace(THREE, max_grad_norm=np.inf)
     agent = make_agent(args)
-    optimizers = sgd(agent, 0.1)
+    optimizer = sgd(agent, 0.1)
     for seed in range(2):
         twin = copy.deepcopy(agent)  # without gradients
         batch = make_batch(agent, random_episodes(seed), args)
-        reinforce.update(agent, *optimizers, batch, args)
-    reinforce.update(twin, *sgd(twin, 0.1), batch, args)
+        reinforce.update(agent, optimizer, batch, args)
+    reinforce.update(twin, sgd(twin, 0.1), batch, args)
     assert distance(agent, twin) == 0.0
 
 
@@ -444,8 +444,8 @@ def test_entropy_bonus_makes_the_policy_more_random():
     episodes = episodes._replace(rewards=0 * episodes.rewards)  # only the bonus remains
     agent = make_agent(args)
     agent.actor[-1].weight.data.mul_(100)
-    batch, optimizers = make_batch(agent, episodes, args), sgd(agent, 0.1)
-    one, two = (reinforce.update(agent, *optimizers, batch, args)["entropy"] for _ in range(2))
+    batch, optimizer = make_batch(agent, episodes, args), sgd(agent, 0.1)
+    one, two = (reinforce.update(agent, optimizer, batch, args)["entropy"] for _ in range(2))
     assert two > one + 1e-4
 
 
@@ -517,11 +517,10 @@ def batches_of(tmp_path, monkeypatch):
             records.append(SimpleNamespace(episodes=episodes, batch=batch))
             return batch
 
-        def spy_update(agent, actor_optimizer, critic_optimizer, batch, args):
-            optimizers = actor_optimizer, critic_optimizer
-            records[-1].rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        def spy_update(agent, optimizer, batch, args):
+            records[-1].rates = [group["lr"] for group in optimizer.param_groups]
             records[-1].before = copy.deepcopy(agent)
-            records[-1].losses = original_update(agent, *optimizers, batch, args)
+            records[-1].losses = original_update(agent, optimizer, batch, args)
             return records[-1].losses
 
         original_make_batch, original_update = reinforce.make_batch, reinforce.update
