@@ -178,31 +178,27 @@ class Agent(nn.Module):
 class Episodes(NamedTuple):
     """N whole episodes, the longest of T steps; row t holds the step from s[t] to s[t+1]."""
 
-    obs: np.ndarray  # (T, N, obs_size)
+    obs: np.ndarray  # (T+1, N, obs_size)
     actions: np.ndarray  # (T, N)
     rewards: np.ndarray  # (T, N); row t is r[t+1], or 0 after the episode ends
+    terminated: np.ndarray  # (T, N); True if s[t+1] is terminal
     live: np.ndarray  # (T, N); False (masked out) after the episode ends
-    last_obs: np.ndarray  # (N, obs_size), the observation after the last step
-    truncated: np.ndarray  # (N,), True if a time limit ended the episode
 
 
 def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> Episodes:
     """Play one episode in each environment; early finishers keep stepping but are masked out."""
     obs, _ = envs.reset(seed=seed)
-    rows, live = [], np.ones(len(obs), bool)
-    last_obs, by_limit = np.zeros_like(obs, np.float32), np.zeros(len(obs), bool)
+    all_obs, rows, live = [obs.astype(np.float32)], [], np.ones(len(obs), bool)
     device = next(agent.parameters()).device
     while live.any():
-        obs = obs.astype(np.float32)
-        actions = agent.act(torch.from_numpy(obs).to(device)).cpu().numpy()
+        actions = agent.act(torch.from_numpy(all_obs[-1]).to(device)).cpu().numpy()
         step = envs.step(to_env(actions, envs.single_action_space))
-        next_obs, rewards, terminated, truncated, _ = step
+        obs, rewards, terminated, truncated, _ = step
+        all_obs.append(obs.astype(np.float32))
         rewards = np.where(live, rewards, 0).astype(np.float32)
-        rows.append((obs, actions, rewards, live))
-        ended = live & (terminated | truncated)
-        last_obs[ended], by_limit[ended] = next_obs[ended], ~terminated[ended]
-        obs, live = next_obs, live & ~ended
-    return Episodes(*(np.stack(column) for column in zip(*rows)), last_obs, by_limit)
+        rows.append((actions, rewards, terminated, live))
+        live = live & ~(terminated | truncated)
+    return Episodes(np.stack(all_obs), *(np.stack(column) for column in zip(*rows)))
 
 
 # --- Learn
@@ -222,12 +218,12 @@ def make_batch(agent: Agent, episodes: Episodes, args: Args) -> EpisodeBatch:
     device, live = next(agent.parameters()).device, episodes.live
     rewards = episodes.rewards.copy()
     if args.baseline == "value" and args.bootstrap:
-        tail = agent.value(torch.from_numpy(episodes.last_obs).to(device)).cpu().numpy()
-        last_step = (live.sum(0) - 1, np.arange(len(tail)))  # (row, column) of all last steps
-        rewards[last_step] += args.gamma * episodes.truncated * tail
+        last, n = live.sum(0) - 1, np.arange(args.num_envs)  # the last step of each episode n
+        tail = agent.value(torch.from_numpy(episodes.obs[last + 1, n]).to(device)).cpu().numpy()
+        rewards[last, n] += args.gamma * ~episodes.terminated[last, n] * tail
     t, episode = live.nonzero()  # (B,), (B,)
     returns = discounted_returns(rewards, args.gamma)[live]
-    arrays = episodes.obs[live], episodes.actions[live], returns, episode
+    arrays = episodes.obs[:-1][live], episodes.actions[live], returns, episode
     obs, actions, returns, episode = (torch.from_numpy(array).to(device) for array in arrays)
     advantages = returns - agent.baseline(obs, args.baseline)
     if args.elite_share:
@@ -307,7 +303,6 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             episodes = play(agent, envs, seed=run.reset_seed())
             returns, lengths = episodes.rewards.sum(0), episodes.live.sum(0)
             run.add_step(episodes.obs, returns, done=lengths > 0, steps=lengths)
-            run.check(observation=episodes.last_obs)
             batch = make_batch(agent, episodes, args)
             metrics = diagnostics(agent, batch, args) if run.due else {}
             losses = update(agent, optimizer, batch, args)

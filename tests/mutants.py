@@ -720,12 +720,12 @@ the batch is made with gradients
 + def make_batch
 
 bootstrap at a terminal state
-- args.gamma * episodes.truncated * tail
+- args.gamma * ~episodes.terminated[last, n] * tail
 + args.gamma * tail
 
 the bootstrap is not discounted
-- args.gamma * episodes.truncated * tail
-+ episodes.truncated * tail
+- args.gamma * ~episodes.terminated[last, n] * tail
++ ~episodes.terminated[last, n] * tail
 
 no bootstrap at a time limit
 - if args.baseline == "value" and args.bootstrap:
@@ -740,8 +740,8 @@ the bootstrap cannot be disabled
 + if args.baseline == "value":
 
 the tail is added at the end of the longest episode
-- last_step = (live.sum(0) - 1,
-+ last_step = (live.sum(0) * 0 + len(live) - 1,
+- rewards[last, n] +=
++ rewards[-1, n] +=
 
 gamma^t is not applied
 - if args.discount_policy_gradient:
@@ -853,24 +853,28 @@ rewards after the end are counted
 + np.where(True, rewards, 0)
 
 truncated episodes go on
-- ended = live & (terminated | truncated)
-+ ended = live & terminated
+- live = live & ~(terminated | truncated)
++ live = live & ~terminated
 
 an episode with both ends is bootstrapped
-- ~terminated[ended]
-+ truncated[ended]
+- rows.append((actions, rewards, terminated, live))
++ rows.append((actions, rewards, terminated & ~truncated, live))
+
+truncations are stored as terminations
+- rows.append((actions, rewards, terminated, live))
++ rows.append((actions, rewards, terminated | truncated, live))
 
 the last observation is that before the last step
-- = next_obs[ended], ~
-+ = obs[ended], ~
+- episodes.obs[last + 1, n]
++ episodes.obs[last, n]
 
 the last observation is that of a later episode
-- last_obs[ended], by_limit[ended] = next_obs[ended],
-+ last_obs[:], by_limit[ended] = next_obs,
+- episodes.obs[last + 1, n]
++ episodes.obs[-1, n]
 
 the last step of each episode is masked
-- rows.append((obs, actions, rewards, live))
-+ rows.append((obs, actions, rewards, live & ~(terminated | truncated)))
+- rows.append((actions, rewards, terminated, live))
++ rows.append((actions, rewards, terminated, live & ~(terminated | truncated)))
 
 the gradient's variance is divided by N instead of N - 1
 - torch.stack(gradients).var(0)

@@ -78,12 +78,11 @@ def episodes_of(mdp, states, actions):
     """One trajectory of the tiny MDP as one episode, in float64."""
     rewards = mdp.reward[states[:-1], actions].numpy()[:, None]
     return Episodes(
-        obs=np.eye(2)[states[:-1]][:, None],
+        obs=np.eye(2)[states][:, None],
         actions=np.array(actions)[:, None],
         rewards=rewards,
+        terminated=np.arange(mdp.horizon)[:, None] == mdp.horizon - 1,
         live=np.ones((mdp.horizon, 1), bool),
-        last_obs=np.eye(2)[states[-1:]],
-        truncated=np.zeros(1, bool),
     )
 
 
@@ -169,15 +168,14 @@ LENGTHS = np.array([9, 4, 6])
 def random_episodes(seed=0, lengths=LENGTHS, obs_size=2):
     """Three episodes; a time limit ended the first, which is the longest, and the second."""
     rng = np.random.default_rng(seed)
-    T, N = max(lengths), len(lengths)
+    lengths, T, N = np.array(lengths), max(lengths), len(lengths)
     live = np.arange(T)[:, None] < lengths
     return Episodes(
-        obs=rng.normal(size=(T, N, obs_size)).astype("f"),
+        obs=rng.normal(size=(T + 1, N, obs_size)).astype("f"),
         actions=rng.integers(2, size=(T, N)),
         rewards=(rng.normal(size=(T, N)) * live).astype("f"),
+        terminated=(np.arange(T)[:, None] == lengths - 1) & (np.arange(N) >= 2),
         live=live,
-        last_obs=rng.normal(size=(N, obs_size)).astype("f"),
-        truncated=np.arange(N) < 2,
     )
 
 
@@ -213,8 +211,8 @@ def test_batch_by_definition(baseline, bootstrap, discount):
     tails = np.zeros(3)
     with torch.no_grad():
         if baseline == "value" and bootstrap:
-            tails[:2] = agent.value(torch.from_numpy(episodes.last_obs[:2])).numpy()
-        values = agent.value(torch.from_numpy(episodes.obs)).numpy()
+            tails[:2] = agent.value(torch.from_numpy(episodes.obs[LENGTHS[:2], [0, 1]])).numpy()
+        values = agent.value(torch.from_numpy(episodes.obs[:-1])).numpy()
     returns = returns_by_definition(episodes, 0.9, tails)
     b = {"none": 0.0 * values, "mean": 0.0 * values + 0.7, "value": values}[baseline]
     weights = 0.9 ** np.arange(9)[:, None] if discount else 1.0
@@ -236,9 +234,11 @@ def test_batch_by_definition(baseline, bootstrap, discount):
 def test_rows_after_the_end_of_a_episode_are_not_learned_from(baseline):
     args, episodes = replace(THREE, baseline=baseline), random_episodes()
     live = episodes.live
+    reached = np.arange(len(episodes.obs))[:, None] <= LENGTHS  # with the one after the last step
     other = episodes._replace(
-        obs=np.where(live[..., None], episodes.obs, 9.0).astype("f"),
+        obs=np.where(reached[..., None], episodes.obs, 9.0).astype("f"),
         actions=np.where(live, episodes.actions, 1),
+        terminated=np.where(live, episodes.terminated, True),
     )
     one, two = updated(args, episodes), updated(args, other)
     assert distance(one.agent, two.agent) == 0.0
@@ -305,9 +305,8 @@ def test_elite_gradient_by_definition(mdp, share):
     # Every 11th of the 128 trajectories; neighbours differ in the state after the last step.
     played = [(states, actions) for _, states, actions in mdp.trajectories(theta)][::11]
     columns = [episodes_of(mdp, *trajectory) for trajectory in played]
-    joined = [np.concatenate([column[i] for column in columns], 1) for i in range(4)]
-    ends = [np.concatenate([column[i] for column in columns]) for i in (4, 5)]
-    batch = make_batch(agent, Episodes(*joined, *ends), args)
+    joined = (np.concatenate(fields, 1) for fields in zip(*columns))
+    batch = make_batch(agent, Episodes(*joined), args)
     reinforce.update(agent, sgd(agent, 1.0), batch, args)
 
     def total(states, actions):
@@ -497,8 +496,9 @@ def test_diagnostics_by_definition(baseline):
     weighted = make_batch(agent, random_episodes(), replace(args, discount_policy_gradient=True))
     found = reinforce.diagnostics(agent, weighted, args)
     assert found["explained_variance"] == pytest.approx(explained, abs=1e-4)
+    args = replace(args, num_envs=1)
     one = make_batch(agent, random_episodes(lengths=LENGTHS[:1]), args)
-    found = reinforce.diagnostics(agent, one, replace(args, num_envs=1))
+    found = reinforce.diagnostics(agent, one, args)
     assert "policy_gradient_variance" not in found  # one episode has no variance
 
 
@@ -539,14 +539,16 @@ def test_each_environment_plays_one_whole_episode(batches_of):
     assert len(listed) == 5 * len(records)
     want, start, lengths = [], 0, set()
     for episodes in (record.episodes for record in records):
-        live, last_obs = episodes.live, episodes.last_obs
+        live = episodes.live
+        end = live.sum(0), np.arange(5)
+        last_obs = episodes.obs[end]
         assert live[0].all()
         assert (np.diff(live.astype(int), axis=0) <= 0).all()  # an episode that ended stays ended
         assert live.any(1).all()  # and nothing is played after the last one ended
         np.testing.assert_array_equal(episodes.rewards, live)  # CartPole pays 1 for each step
         assert (np.abs(episodes.obs[0]) <= 0.05).all()  # all episodes begin with a reset
         fallen = (np.abs(last_obs[:, 0]) > 2.4) | (np.abs(last_obs[:, 2]) > 0.20943)  # 12 degrees
-        np.testing.assert_array_equal(fallen, ~episodes.truncated)
+        np.testing.assert_array_equal(fallen, episodes.terminated[end[0] - 1, end[1]])
         # Listed at the step at which all have ended, environment by environment.
         lengths |= set(live.sum(0))
         start += live.sum()
@@ -562,9 +564,10 @@ def test_a_time_limit_is_distinguished_from_a_terminal_state():
     agent = Agent(2, 3, args)
     for episode, (length, by_time) in enumerate([(3, False), (2, True), (4, False)]):
         episodes = reinforce.play(agent, envs)
-        assert episodes.truncated.tolist() == [by_time] * 2
-        assert episodes.last_obs.tolist() == [[episode, length]] * 2
-        assert episodes.obs[:, 0].tolist() == [[episode, t] for t in range(length)]
+        assert episodes.terminated[-1].tolist() == [not by_time] * 2
+        assert not episodes.terminated[:-1].any()
+        for n in range(2):
+            assert episodes.obs[:, n].tolist() == [[episode, t] for t in range(length + 1)]
         assert episodes.live.sum(0).tolist() == [length] * 2
         np.testing.assert_array_equal(episodes.rewards[:, 0], np.arange(1, length + 1))
 
