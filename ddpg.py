@@ -195,17 +195,12 @@ class Agent(nn.Module):
 
 
 # --- Collect
-def next_noise(noise: Tensor, args: Args) -> Tensor:
-    """Gaussian noise, or Ornstein-Uhlenbeck noise, which moves 15% of the way to 0 at each step."""
-    if args.noise == "learned":
-        return noise  # stays 0; Agent.sample() adds sigma epsilon
-    kept = 0.85 if args.noise == "ou" else 0.0
-    return kept * noise + args.exploration_noise * torch.randn_like(noise)
-
-
 def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
     """The noisy action, clipped to [-1, 1], and the noise added to it; (act_size,) each."""
-    device, noise = next(agent.parameters()).device, next_noise(noise, args)
+    if args.noise != "learned":  # otherwise it stays 0, and Agent.sample() adds sigma epsilon
+        kept = 0.85 if args.noise == "ou" else 0.0  # ou moves 15% of the way to 0 at each step
+        noise = kept * noise + args.exploration_noise * torch.randn_like(noise)
+    device = next(agent.parameters()).device
     action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
     return (action + noise).clamp(-1, 1).numpy(), noise
 

@@ -612,9 +612,9 @@ def test_actions_are_mapped_to_the_bounds_of_each_dimension_and_clipped():
 
 def samples_of(args, act_size, count):
     """The noise of `count` steps of one episode."""
-    samples = [torch.zeros(act_size)]
+    agent, samples = Agent(1, act_size, replace(args, hidden_sizes=())), [torch.zeros(act_size)]
     for _ in range(count):
-        samples.append(ddpg.next_noise(samples[-1], args))
+        samples.append(ddpg.explore(agent, np.zeros(1), samples[-1], args)[1])
     return torch.stack(samples[1:]).numpy()
 
 
@@ -787,13 +787,13 @@ def test_ornstein_uhlenbeck_noise_is_reset_at_the_start_of_each_episode(
     recorded, monkeypatch, capsys
 ):
     recorded(noise="ou")
-    path, states, next_noise = checkpoint_of(capsys.readouterr().out), [], ddpg.next_noise
+    path, states, explore = checkpoint_of(capsys.readouterr().out), [], ddpg.explore
 
-    def spy(noise, args):
+    def spy(agent, obs, noise, args):
         states.append(noise.abs().sum().item())
-        return next_noise(noise, args)
+        return explore(agent, obs, noise, args)
 
-    monkeypatch.setattr(ddpg, "next_noise", spy)
+    monkeypatch.setattr(ddpg, "explore", spy)
     recorded(noise="ou", resume=path, learning_starts=200, total_timesteps=180)
     assert len(states) == 90
     starts = [t for t, state in enumerate(states) if state == 0.0]
@@ -900,9 +900,10 @@ def test_the_seed_determines_each_source_of_randomness(tmp_path, monkeypatch):
     def sources(seed):
         noise, indices, actions = [], [], []
 
-        def spy_noise(*inputs):
-            noise.append(original_noise(*inputs).tolist())
-            return torch.tensor(noise[-1])
+        def spy_explore(*inputs):
+            action, added = original_explore(*inputs)
+            noise.append(added.tolist())
+            return action, added
 
         def spy_sample(self, batch_size):
             batch = original_sample(self, batch_size)
@@ -913,10 +914,10 @@ def test_the_seed_determines_each_source_of_randomness(tmp_path, monkeypatch):
             actions.append(action.tolist())
             return original_add(self, obs, action, *rest)
 
-        original_noise, original_sample = ddpg.next_noise, ReplayBuffer.sample
+        original_explore, original_sample = ddpg.explore, ReplayBuffer.sample
         original_add = ReplayBuffer.add
         with monkeypatch.context() as patch:
-            patch.setattr(ddpg, "next_noise", spy_noise)
+            patch.setattr(ddpg, "explore", spy_explore)
             patch.setattr(ReplayBuffer, "sample", spy_sample)
             patch.setattr(ReplayBuffer, "add", spy_add)
             args = replace(SMALL, env_id="ScriptedBox-v0", total_timesteps=40, seed=seed)
