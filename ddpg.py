@@ -127,11 +127,6 @@ def critic_loss(q: Tensor, y: Tensor) -> Tensor:
     return (y.detach() - q).pow(2).mean(-1).sum()
 
 
-def actor_loss(q: Tensor) -> Tensor:
-    """-mean[Q(s, pi(s))]; its gradient w.r.t. theta is -mean[grad_a Q grad_theta pi]."""
-    return -q.mean()
-
-
 @torch.no_grad()
 def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
     """target <- tau source + (1 - tau) target, weight by weight."""
@@ -278,7 +273,7 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
     critic_optimizer.step()
     losses = {"value_loss": loss.item()}
     if step % args.policy_frequency == 0:
-        loss = actor_loss(agent.q1(batch.obs, agent.sample(batch.obs)))
+        loss = -agent.q1(batch.obs, agent.sample(batch.obs)).mean()  # L_actor
         actor_optimizer.zero_grad()
         loss.backward(inputs=list(agent.actor.parameters()))  # for the weights of pi only
         actor_optimizer.step()

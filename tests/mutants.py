@@ -957,8 +957,8 @@ the noise on target actions is uniform
 + args.policy_noise * torch.rand_like(next_actions)
 
 the actor descends Q
-- return -q.mean()
-+ return q.mean()
+- loss = -agent.q1(
++ loss = agent.q1(
 
 the actor ascends the smaller value
 - agent.q1(batch.obs, agent.sample(batch.obs))

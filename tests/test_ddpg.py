@@ -19,7 +19,6 @@ from ddpg import (
     Args,
     Batch,
     ReplayBuffer,
-    actor_loss,
     critic_loss,
     polyak_update,
     td_target,
@@ -138,8 +137,11 @@ def test_deterministic_policy_gradient_of_a_linear_quadratic_regulator(monkeypat
 
     t = torch.arange(600, dtype=torch.float64).unsqueeze(-1)
     states, weights = s0 * (a - b * k0) ** t, (gamma**t).squeeze(-1)
-    loss = actor_loss(len(t) * weights * q(states, agent.pi(states)))
-    (got,) = torch.autograd.grad(loss, agent.actor[0].weight)
+    monkeypatch.setattr(Agent, "q1", lambda self, s, u: len(t) * weights * q(s, u))
+    zero = torch.zeros_like(weights)
+    batch = Batch(states, torch.zeros_like(states), zero, states, zero)
+    learn(agent, frozen_copy(agent), batch, replace(SMALL, policy_frequency=1))
+    got = agent.actor[0].weight.grad
     k = torch.tensor(k0, dtype=torch.float64, requires_grad=True)
     (want,) = torch.autograd.grad(-cost(k) * s0**2, k)
     assert got.item() == pytest.approx(want.item(), rel=1e-9)  # d/dk of the return = d/dw of loss
@@ -996,21 +998,21 @@ def nan_gradient(q):
 
 @pytest.mark.parametrize("checkpoint_interval", [0, 1e9])
 @pytest.mark.parametrize(
-    ("name", "loss"),
+    ("place", "name", "value"),
     [
-        ("critic_loss", lambda q, y: q.sum() * np.nan),
-        ("actor_loss", lambda q: q.sum() * np.nan),
-        ("critic_loss", lambda q, y: nan_gradient(q)),
-        ("actor_loss", nan_gradient),
+        (ddpg, "critic_loss", lambda q, y: q.sum() * np.nan),
+        (Agent, "q1", lambda self, obs, actions: actions.sum() * np.nan),
+        (ddpg, "critic_loss", lambda q, y: nan_gradient(q)),
+        (Agent, "q1", lambda self, obs, actions: nan_gradient(actions)),
     ],
 )
 def test_nan_in_a_loss_or_gradient_stops_the_run(
-    tmp_path, monkeypatch, set_clock, name, loss, checkpoint_interval
+    tmp_path, monkeypatch, set_clock, place, name, value, checkpoint_interval
 ):
     """Before the next step of the environment, and nothing of it is saved."""
     steps, step = [], Identity.step
     monkeypatch.setattr(Identity, "step", lambda *args: steps.append(1) or step(*args))
-    monkeypatch.setattr(ddpg, name, loss)
+    monkeypatch.setattr(place, name, value)
     set_clock(1.0)  # a report after every step, and a checkpoint if the interval is 0
     args = replace(SMALL, env_id="IdentityBox-v0", total_timesteps=50, log_dir=str(tmp_path))
     with pytest.raises(FloatingPointError, match="step 20: NaN or inf in "):
