@@ -156,9 +156,8 @@ def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     """SGD or Adam, with a parameter group and a learning rate for each network."""
     groups = [{"params": agent.actor.parameters(), "lr": args.actor_lr}]
     groups += [{"params": agent.critic.parameters(), "lr": args.critic_lr}]
-    if args.optimizer == "sgd":
-        return torch.optim.SGD(groups, fused=True)
-    return torch.optim.Adam(groups, fused=True)
+    kind = torch.optim.SGD if args.optimizer == "sgd" else torch.optim.Adam
+    return kind(groups, fused=True)
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
@@ -185,8 +184,7 @@ def diagnostics(agent: Agent, window: list[dict], args: Args) -> dict[str, float
     delta, value, log_prob, gamma_t = torch.tensor([[s[name] for s in window] for name in names])
     log_pi = torch.cat([s["log_pi"] for s in window])
     weight = value if args.critic == "q" else delta
-    targets = value + delta
-    unexplained = delta.var(correction=0) / targets.var(correction=0)
+    unexplained = delta.var(correction=0) / (value + delta).var(correction=0)
     found = {
         "policy_loss": -(gamma_t * weight * log_prob).mean(),
         "value_loss": delta.pow(2).mean(),

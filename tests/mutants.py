@@ -645,8 +645,8 @@ gradients add up
 +             parameter.grad = parameter.grad
 
 SGD and Adam are swapped
-- if args.optimizer == "sgd":
-+ if args.optimizer != "sgd":
+- if args.optimizer == "sgd" else
++ if args.optimizer != "sgd" else
 
 the sampler's Gumbel noise has the wrong sign
 - (logits - torch.empty_like
