@@ -1,10 +1,10 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
-The algorithm is that of a2c_discrete.py with a different distribution. The policy is a Gaussian: a
-network gives its mean mu(s), and log sigma is one learned parameter per dimension i, independent of
-the state. Actions are scaled so that -1 and 1 are the bounds of each dimension.
+The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian. A network gives its
+mean mu(s), and log sigma is one learned parameter per dimension i, independent of the state.
+Actions are scaled so that -1 and 1 are the bounds of each dimension.
 
-    pi(a|s)  = N(a; mu(s), diag sigma^2)
+    pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
     H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy
 
@@ -14,21 +14,21 @@ the state. Actions are scaled so that -1 and 1 are the bounds of each dimension.
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     w: weights of V
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-Continuous control is sensitive to scale, so this file adds the following:
+Additions for continuous actions, and for observations and rewards of any scale:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
-- Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], and clipped to
-  [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics, which are frozen during evaluation. The reward
+- Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], a discounted sum
+  of past rewards, and clipped to [-10, 10]. Their mean is not subtracted.
+- Both normalisations use running statistics, which evaluation does not change. The reward
   statistics change before update(), the observation statistics after it.
 - log sigma is clamped to [-5, 2].
 
-As in a2c_discrete.py, A[t+1] counts as 0 if the episode or the rollout ends with step t. An update
-takes K critic steps, starting from w_old. Each recomputes A and G, and the last also updates the
-actor. If K > 1, this biases the gradient, because the baseline then depends on the sampled actions.
-With --actor-updates E > 1, the last E steps update the actor with PPO's clipped loss, and A and G
-are computed once, before the first step. In L_actor, A is normalised over the batch. Gradients are
-clipped. The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted.
+As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and
+delta bootstraps from s[t+1] at a time limit. An update takes K critic steps from w_old. Each
+recomputes A and G, and the last also updates the actor. If K > 1, this biases the gradient, because
+the baseline then depends on the sampled actions. With --actor-updates E > 1, the last E steps use
+PPO's clipped loss; A and G are computed once, before the first step. The actor's A is normalised
+over the batch. Gradients are clipped. The factor gamma^t (Sutton and Barto 2018, 13.5) is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -85,7 +85,7 @@ class Args:
     critic_lr: Finite = 1e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, critic steps per rollout
-    actor_updates: Count = 1  # E, critic steps that also update the actor; 1: A2C, >1: PPO's loss
+    actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
@@ -96,9 +96,9 @@ class Args:
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     log_std_init: Annotated[float, (-5, 2)] = -0.5  # initial value of log sigma
-    shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
+    shared_body: bool = False  # one body with two heads, clipped as one; requires K = 1
     norm_obs: bool = True  # normalise observations to mean 0, standard deviation 1
-    norm_reward: bool = True  # divide rewards by the standard deviation of their discounted sum
+    norm_reward: bool = True  # divide rewards by the standard deviation of R[t]
     # Environment
     env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
@@ -152,7 +152,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old, pi) as mean[ratio - 1 - log ratio], and the fraction of ratios outside 1 +- c."""
+    """KL(pi_old || pi) as mean[ratio - 1 - log ratio], and the share of ratios outside 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -288,7 +288,7 @@ class Rollout:
             run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """obs, live, and the actions of the B live rows, on the device."""
+        """obs (T+1, N, obs_size), live (T, N), and the actions of the B live rows, as tensors."""
         obs, live, actions = self.obs, self.live, self.actions[self.live]
         return tuple(torch.from_numpy(array).to(self.device) for array in (obs, live, actions))
 
@@ -335,14 +335,14 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
             w = nn.utils.parameters_to_vector(agent.critic.parameters())
             loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
         if k >= actor_start:
-            weights = normalise(advantages) if args.norm_adv else advantages
+            scaled = normalise(advantages) if args.norm_adv else advantages
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
             if k == actor_start:  # the actor is still the policy that collected the rollout
                 old_log_probs = log_probs.detach()
             if args.actor_updates == 1:
-                actor_loss = policy_gradient_loss(log_probs, weights)
+                actor_loss = policy_gradient_loss(log_probs, scaled)
             else:
-                actor_loss = clipped_loss(log_probs, old_log_probs, weights, args.clip_coef)
+                actor_loss = clipped_loss(log_probs, old_log_probs, scaled, args.clip_coef)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
         optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()

@@ -11,17 +11,18 @@ it is negative. The rollout is then discarded.
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-A[t+1] counts as 0 if the episode or the rollout ends with step t. lambda = 0 gives the one-step TD
-error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
+A[t+1] is treated as 0 if the episode or the rollout ends at step t. At a time limit the episode
+ends, but s[t+1] is not terminal, so delta still bootstraps from it. lambda = 0 gives the one-step
+TD error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
   current critic before updating it. The actor's step uses the A of the last critic step.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.
-- With --actor-updates E > 1, the last E steps also update the actor, which minimises PPO's loss
-  -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), in place of
+- With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss
+  -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), instead of
   -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are
-  computed once, before the first step. PPO itself takes its steps on minibatches.
+  computed once, before the first step, which avoids this bias. PPO itself uses minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - The actor's A is normalised over the batch, gradients are clipped, and the optimizer is Adam.
@@ -82,7 +83,7 @@ class Args:
     critic_lr: Finite = 5e-3  # learning rate of the critic
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 3  # K, critic steps per rollout
-    actor_updates: Count = 1  # E, critic steps that also update the actor; 1: A2C, >1: PPO's loss
+    actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
@@ -92,7 +93,7 @@ class Args:
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
-    shared_body: bool = False  # one body with two heads and a joint loss; requires K = 1
+    shared_body: bool = False  # one body with two heads, clipped as one; requires K = 1
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
@@ -147,7 +148,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old, pi) as mean[ratio - 1 - log ratio], and the fraction of ratios outside 1 +- c."""
+    """KL(pi_old || pi) as mean[ratio - 1 - log ratio], and the share of ratios outside 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -247,7 +248,7 @@ class Rollout:
             run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """obs, live, and the actions of the B live rows, on the device."""
+        """obs (T+1, N, obs_size), live (T, N), and the actions of the B live rows, as tensors."""
         obs, live, actions = self.obs, self.live, self.actions[self.live]
         return tuple(torch.from_numpy(array).to(self.device) for array in (obs, live, actions))
 
@@ -287,14 +288,14 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
             w = nn.utils.parameters_to_vector(agent.critic.parameters())
             loss = loss + args.proximal_coef * (w - w_old).pow(2).sum()
         if k >= actor_start:
-            weights = normalise(advantages) if args.norm_adv else advantages
+            scaled = normalise(advantages) if args.norm_adv else advantages
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
             if k == actor_start:  # the actor is still the policy that collected the rollout
                 old_log_probs = log_probs.detach()
             if args.actor_updates == 1:
-                actor_loss = policy_gradient_loss(log_probs, weights)
+                actor_loss = policy_gradient_loss(log_probs, scaled)
             else:
-                actor_loss = clipped_loss(log_probs, old_log_probs, weights, args.clip_coef)
+                actor_loss = clipped_loss(log_probs, old_log_probs, scaled, args.clip_coef)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
         optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()

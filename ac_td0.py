@@ -18,8 +18,8 @@ advantage of A if V is exact.
     w     <- w + alpha_w delta grad Q(S, A, w)
     theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
 
-delta is computed once, before either network is updated. The critic's update is a semi-gradient: no
-gradient flows through the target. Differences from the book:
+delta and Q(S, A, w) are computed once, before both updates. The critic's update is a semi-gradient:
+no gradient flows through the target. Differences from the book:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
 - I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. The actor then
@@ -100,7 +100,7 @@ class Args:
 
 # --- Equations
 def td_error(reward: float, value: float, next_value: float, terminated, gamma: float) -> float:
-    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; no gradients."""
+    """delta = R + gamma V(S') - V(S), with V(S') = 0 if S' is terminal; likewise for Q."""
     return reward + gamma * (1 - terminated) * next_value - value
 
 

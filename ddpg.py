@@ -11,7 +11,7 @@ B transitions sampled from it.
 
 Why this improves the policy: instead of searching for the action with the largest Q, take one step
 uphill, a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress pi(s) onto it. With a+ held constant,
-|pi(s) - a+|^2 / 2 has the same gradient as L_actor, -grad_a Q grad_theta pi. The step is only as
+|pi(s) - a+|^2 / 2 has the gradient of -Q(s, pi(s)), -grad_a Q grad_theta pi. The step is only as
 good as Q. Q approximately evaluates the current policy, because its target uses pi'(s') and not the
 action taken next. Old transitions are therefore usable without importance weights.
 
@@ -177,7 +177,7 @@ class Agent(nn.Module):
         return self.critics[0](torch.cat((obs, actions), -1)).squeeze(-1)
 
     def sample(self, obs: Tensor) -> Tensor:
-        """pi(s), plus sigma epsilon with --noise learned: (..., obs_size) -> (..., act_size)."""
+        """pi(s), or pi(s) + sigma epsilon, clipped: (..., obs_size) -> (..., act_size)."""
         actions = self.pi(obs)
         if not self.has_sigma:
             return actions
@@ -192,8 +192,8 @@ class Agent(nn.Module):
 # --- Collect
 def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
     """The noisy action, clipped to [-1, 1], and the noise added to it; (act_size,) each."""
-    if args.noise != "learned":  # otherwise it stays 0, and Agent.sample() adds sigma epsilon
-        kept = 0.85 if args.noise == "ou" else 0.0  # ou moves 15% of the way to 0 at each step
+    if args.noise != "learned":  # Agent.sample() adds learned noise; this noise then stays 0
+        kept = 0.85 if args.noise == "ou" else 0.0  # ou noise decays by 15% per step
         noise = kept * noise + args.exploration_noise * torch.randn_like(noise)
     device = next(agent.parameters()).device
     action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
@@ -275,7 +275,7 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
     if step % args.policy_frequency == 0:
         loss = -agent.q1(batch.obs, agent.sample(batch.obs)).mean()  # L_actor
         actor_optimizer.zero_grad()
-        loss.backward(inputs=list(agent.actor.parameters()))  # for the weights of pi only
+        loss.backward(inputs=list(agent.actor.parameters()))  # gradients for the actor only
         actor_optimizer.step()
         losses["policy_loss"] = loss.item()
         polyak_update(agent, target, args.tau)
@@ -369,7 +369,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if run.due:
                 run.report(losses)
     if not has_learned:
-        print(f"nothing learned: fewer steps than --learning-starts {args.learning_starts}")
+        print(f"nothing learned: the run ended before --learning-starts {args.learning_starts}")
     run.evaluate()
     return agent, run.episodes
 

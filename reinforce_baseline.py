@@ -23,7 +23,8 @@ tail of the return (--bootstrap).
 the top fraction P of the N episodes by undiscounted return (including ties), and 0 elsewhere.
 
 Differences from the book:
-- One gradient step on N episodes instead of one per time step; clipped gradients; Adam.
+- One gradient step on N episodes instead of one per time step; clipped gradients; Adam; a bonus
+  for the policy's entropy with --ent-coef.
 - The factor gamma^t, which gives late steps little weight, is omitted, as is common.
   --discount-policy-gradient restores it.
 
@@ -176,7 +177,7 @@ class Agent(nn.Module):
 
 # --- Collect
 class Episodes(NamedTuple):
-    """N whole episodes, the longest of T steps; row t holds the step from s[t] to s[t+1]."""
+    """N whole episodes, the longest with T steps; row t holds the step from s[t] to s[t+1]."""
 
     obs: np.ndarray  # (T+1, N, obs_size)
     actions: np.ndarray  # (T, N)
@@ -301,8 +302,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
                 group["lr"] = rate * remaining
             episodes = play(agent, envs, seed=run.reset_seed())
-            returns, lengths = episodes.rewards.sum(0), episodes.live.sum(0)
-            run.add_step(episodes.obs, returns, done=lengths > 0, steps=lengths)
+            totals, lengths = episodes.rewards.sum(0), episodes.live.sum(0)
+            run.add_step(episodes.obs, totals, done=np.ones(args.num_envs, bool), steps=lengths)
             batch = make_batch(agent, episodes, args)
             metrics = diagnostics(agent, batch, args) if run.due else {}
             losses = update(agent, optimizer, batch, args)

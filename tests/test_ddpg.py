@@ -845,7 +845,7 @@ def test_resume_with_the_buffer_and_without(recorded, capsys):
 
 
 def test_resume_before_the_first_update_continues_the_warm_up(recorded, capsys):
-    message = "nothing learned: fewer steps than --learning-starts 20\n"
+    message = "nothing learned: the run ended before --learning-starts 20\n"
     recorded(total_timesteps=10)
     out = capsys.readouterr().out
     assert message in out
