@@ -207,11 +207,24 @@ def test_what_was_tried():
     numbers = [found[kind, seed] for seed in "01" for kind in ("each step", "once")]
     assert words.format(*numbers) in EVIDENCE_WORDS
     rows = [r for r in rows_of("a2c_continuous-ppo-tried") if "HalfCheetah" in r["flags"]]
-    numbers = [float(r["eval_mean"]) for r in rows if "--log-std-init -0.5" in r["flags"]]
+    rows = [r for r in rows if "--log-std-init -0.5" in r["flags"]]
+    numbers = [float(r["eval_mean"]) for r in rows if "--num-envs 8" in r["flags"]]
     assert "it is {:.0f} and {:.0f} with seeds 0 and 1".format(*numbers) in EVIDENCE_WORDS
     assert max(numbers) < min(
         table.column(table.rows_of("a2c_continuous", "HalfCheetah-v5", "ppo"), "eval_mean")
     )
+    rows = [r for r in rows_of("a2c_continuous-ppo-tried") if "--log-std-init -0.5" in r["flags"]]
+    rows = [r for r in rows if "--actor-lr 3e-4" in r["flags"] and "--optimizer adam" in r["flags"]]
+    found = {
+        (env, num_envs): float(r["eval_mean"])
+        for env, seed in (("HalfCheetah", "0"), ("Walker2d", "1"))
+        for num_envs in (8, 4)
+        for r in rows
+        if r["seed"] == seed and env in r["flags"] and f"--num-envs {num_envs} " in r["flags"]
+    }
+    numbers = [found[env, n] for env in ("HalfCheetah", "Walker2d") for n in (8, 4)]
+    words = "changed it from {:.0f} to {:.0f} for seed 0, but also changed the return on Walker2d "
+    assert (words + "from {:.0f} to {:.0f} for seed 1").format(*numbers) in EVIDENCE_WORDS
     rows = rows_of("ac_td0-tried")
     failed = [r for r in rows if r["flags"] == "--env-id Acrobot-v1 --critic q --actor-lr 1e-4"]
     assert [(r["seed"], float(r["eval_mean"])) for r in failed] == [
