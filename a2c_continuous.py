@@ -96,7 +96,7 @@ class Args:
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     log_std_init: Annotated[float, (-5, 2)] = -0.5  # initial value of log sigma
-    shared_body: bool = False  # one body with two heads, clipped as one; requires K = 1
+    shared_body: bool = False  # one body with two heads, clipped as one network; requires K = 1
     norm_obs: bool = True  # normalise observations to mean 0, standard deviation 1
     norm_reward: bool = True  # divide rewards by the standard deviation of R[t]
     # Environment
@@ -413,7 +413,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag does not fit its annotation, or --env-kwargs is no JSON object."""
+    """Raise InputError if a flag violates its annotation or --env-kwargs is not a JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -565,7 +565,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script from a file or folder; what is FIXED must match."""
+    """Read a checkpoint of this script from a file or folder; the FIXED values must match."""
     file = Path(path)
     try:
         file = file.expanduser()

@@ -93,7 +93,7 @@ class Args:
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
-    shared_body: bool = False  # one body with two heads, clipped as one; requires K = 1
+    shared_body: bool = False  # one body with two heads, clipped as one network; requires K = 1
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
@@ -361,7 +361,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag does not fit its annotation, or --env-kwargs is no JSON object."""
+    """Raise InputError if a flag violates its annotation or --env-kwargs is not a JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -530,7 +530,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script from a file or folder; what is FIXED must match."""
+    """Read a checkpoint of this script from a file or folder; the FIXED values must match."""
     file = Path(path)
     try:
         file = file.expanduser()

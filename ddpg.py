@@ -391,7 +391,7 @@ class NotFinite(FloatingPointError):
 
 
 def check_flags(args: Args) -> None:
-    """Raise InputError if a flag does not fit its annotation, or --env-kwargs is no JSON object."""
+    """Raise InputError if a flag violates its annotation or --env-kwargs is not a JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
         if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
@@ -513,7 +513,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 
 def load(path: str, args: Args | None = None) -> dict:
-    """Read a checkpoint of this script from a file or folder; what is FIXED must match."""
+    """Read a checkpoint of this script from a file or folder; the FIXED values must match."""
     file = Path(path)
     try:
         file = file.expanduser()
