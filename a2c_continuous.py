@@ -17,10 +17,11 @@ Actions are scaled so that -1 and 1 are the bounds of each dimension.
 Additions for continuous actions, and for observations and rewards of any scale:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
-- Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], a discounted sum
-  of past rewards, and clipped to [-10, 10]. Their mean is not subtracted.
+- Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], the discounted
+  rewards of the episode so far, and clipped to [-10, 10]. Their mean is not subtracted.
 - Both normalisations use running statistics, which evaluation does not change. The reward
-  statistics change before update(), the observation statistics after it.
+  statistics change before update(), those of observations after it: the first rollout is only
+  clipped.
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and

@@ -22,7 +22,7 @@ TD error, lambda = 1 the n-step advantage of A3C. Notes and differences from the
 - With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), instead of
   -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are
-  computed once, before the first step, which avoids this bias. PPO itself uses minibatches.
+  computed once, before the first step, which avoids this bias. PPO mostly uses minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - The actor's A is normalised over the batch, gradients are clipped, and the optimizer is Adam.

@@ -19,8 +19,9 @@ V is a baseline, not a critic, although the code calls it `critic`, as in the ot
 is bootstrapped from it, except where a time limit ends an episode: there V estimates the missing
 tail of the return (--bootstrap).
 
---elite-share P selects the cross-entropy method: in L_actor, G[t] - b(s[t]) becomes 1 for steps of
-the top fraction P of the N episodes by undiscounted return (including ties), and 0 elsewhere.
+--elite-share P selects the cross-entropy method on actions, not weights: in L_actor, G[t] - b(s[t])
+becomes 1 for steps of the top fraction P of the N episodes by undiscounted return (including ties),
+and 0 elsewhere.
 
 Differences from the book:
 - One gradient step on N episodes instead of one per time step; clipped gradients; Adam; a bonus
@@ -427,7 +428,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     env = make_env(args, film=args.capture_video)
     mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
     has_signals = threading.current_thread() is threading.main_thread()
-    options = json.loads(args.env_kwargs)  # which the environment's own vector form may not know
+    options = json.loads(args.env_kwargs)  # a vector_entry_point might not accept these
     if mode == "auto" and not options and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []
     if env.spec.max_episode_steps is None:
@@ -449,7 +450,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     spaces = envs.single_observation_space, envs.single_action_space
     same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        reason = "its vector form differs from the single environment; use --vectorization sync"
+        reason = "its vector environment differs from the single one; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")
     if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)

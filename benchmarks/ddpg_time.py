@@ -2,17 +2,16 @@
 
     taskset -c 0 python benchmarks/ddpg_time.py OUT.csv
 
-An update of both networks with Hopper's sizes, layers of 256 and a batch of 256, on random
-transitions. Most of the work is in matrix products, and most of that in the ten of 256 x 256 by
-256 x 256. Those, and the smaller ones, are made alone, in turns with the updates; in the update
-itself its optimizer, the move of the targets and the sampling are timed where they stand.
+It measures updates of both networks on random transitions, with Hopper's sizes, layers of 256 units
+and a batch of 256. Most of the time goes into matrix products, above all ten of 256 x 256 by
+256 x 256. The products are also run alone, in turns with the updates. Adam, the update of the
+targets and the sampling are timed inside the update.
 
-Columns, means over the updates of a round: the whole update, sampling included; the ten products;
-the smaller ones; Adam's steps with zero_grad; the targets' move; the sampling.
+The columns are means over the updates of a round: the whole update with sampling; the ten products;
+the smaller ones; Adam with zero_grad; the targets; the sampling.
 """
 
 import argparse
-import copy
 import csv
 import sys
 import time
@@ -52,11 +51,9 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     args = ddpg.Args(batch_size=UNITS, hidden_sizes=(UNITS, UNITS))
-    agent = ddpg.Agent(OBS_SIZE, ACT_SIZE, args)
-    target = copy.deepcopy(agent).requires_grad_(False)
-    networks = agent.actor, agent.critics
-    optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3, fused=True) for net in networks]
-    buffer = ddpg.ReplayBuffer(OBS_SIZE, ACT_SIZE, torch.device("cpu"), args)
+    cpu = torch.device("cpu")
+    agent, target, *optimizers = ddpg.make_learners(OBS_SIZE, ACT_SIZE, cpu, args).values()
+    buffer = ddpg.ReplayBuffer(OBS_SIZE, ACT_SIZE, cpu, args)
     for field in buffer.data[:-1]:  # the last one says which are terminal: none
         field.normal_()
     buffer.num_added = args.buffer_size

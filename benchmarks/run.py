@@ -11,7 +11,7 @@ The results are in benchmarks/results/reporting:
 
     curves/<script>-<env>[-<variant>].csv    seed, step, seconds, return: a row for each point that
                                              the script logged, the mean return of the episodes
-                                             that finished since the one before
+                                             that finished since the previous point
     summary.csv                              a row for each run, see SUMMARY
 
 A run that is in summary.csv with the same flags is not repeated, except with --again. One that
@@ -73,7 +73,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything el
 
 
 class Killed(RuntimeError):
-    """A signal ended the run, for want of memory perhaps: Ray tries it again."""
+    """A signal ended the run, perhaps because memory ran out: Ray retries it."""
 
 
 # What a user of the script would write, in a process of its own; it does not outlive the worker.

@@ -14,6 +14,7 @@ and the flags.
 
 import argparse
 import concurrent.futures
+import contextlib
 import csv
 import queue
 import re
@@ -81,8 +82,9 @@ def main() -> None:
         except queue.Empty:
             pass
         except BaseException:
-            while not todo.empty():  # let the other cores finish their run and stop
-                todo.get()
+            with contextlib.suppress(queue.Empty):  # let the other cores finish their run and stop
+                while True:
+                    todo.get_nowait()
             raise
 
     with concurrent.futures.ThreadPoolExecutor() as pool:

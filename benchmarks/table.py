@@ -13,7 +13,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import tomllib
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest installs tomli
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,7 +36,7 @@ METHODS = {  # (script, variant): name in the table of results
     ("ddpg", ""): "DDPG",
     ("ddpg", "td3"): "TD3",
 }
-CHANGES = [  # script, variant, environment, and how its flags are called in the table of changes
+CHANGES = [  # script, variant, environment, and the name of its flags in that table
     ("reinforce_baseline", "none", "CartPole-v1", "`--baseline none`"),
     ("reinforce_baseline", "mean", "CartPole-v1", "`--baseline mean`"),
     ("reinforce_baseline", "value", "CartPole-v1", "defaults: `--baseline value`"),
@@ -100,10 +104,10 @@ def count(steps: float) -> str:
 def score(rows: list[dict]) -> tuple[str, str]:
     """The return with its interval, and the worst seed."""
     returns = column(rows, "eval_mean")
-    mean = number(interquartile_mean(returns))
+    mean, failed = number(interquartile_mean(returns)), len(rows) - len(returns)
     if len(returns) >= 5:
         mean += " [{}, {}]".format(*map(number, interval(returns)))
-    return mean, number(returns.min())
+    return mean, number(returns.min()) + (f", {failed} failed" if failed else "")
 
 
 def duration(rows: list[dict]) -> str:
@@ -136,7 +140,7 @@ def results() -> list[list[str]]:
     order = list(dict.fromkeys(e["env"] for e in found))
     for e in sorted(found, key=lambda e: order.index(e["env"])):
         method, rows = METHODS.get((e["script"], e["variant"])), e["rows"]
-        if method and rows:
+        if method and len(column(rows, "eval_mean")):
             size = f"{count(column(rows, 'steps').max())} x {len(rows)}"
             line = [e["env"], method, e["set"], size, duration(rows), *score(rows)]
             lines.append([*line, peers(e["env"], method), published(e["env"], method)])

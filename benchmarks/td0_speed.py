@@ -2,9 +2,9 @@
 
     taskset -c 0 python benchmarks/td0_speed.py OUT.csv --env-id CartPole-v1 --steps 20000
 
-The transcription is what one writes down first: torch.distributions, an MSE loss, an optimizer for
-each network, with their defaults but for the rates, which are ours; no log, no checkpoint. The two
-take turns, in one process.
+The transcription is what one writes down first: torch.distributions, an MSE loss, one optimizer
+per network, with default settings except for our learning rates, and neither logs nor checkpoints.
+The two take turns, in one process.
 """
 
 import argparse

@@ -34,8 +34,8 @@ class Case:
 
     name: str
     toy: str  # an Identity environment with actions of the right kind
-    # A training return that the script reaches on the toy within 5,500 steps (seeds 0 to 9), and
-    # that an untrained agent does not reach.
+    # A training return that the script reaches on the toy within 5,500 steps (seeds 0 to 9). With
+    # Discrete actions, a random policy averages 8.3.
     target: float
     small: dict  # flags for a short run
     steps: int  # of each environment between two updates in this run

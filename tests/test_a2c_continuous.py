@@ -763,7 +763,7 @@ def test_logged_values_are_those_of_the_update(scripted):
     run = scripted(**changes)
     (rollout,) = run.updates
     before = explained_variance(rollout.agent, rollout, SMALL)
-    rollout.agent.obs_statistics = run.agent.obs_statistics
+    run.agent.obs_statistics = rollout.agent.obs_statistics  # as they were in the update
     after = explained_variance(run.agent, rollout, SMALL)
     assert run.scalars["losses/explained_variance"] == pytest.approx(before, abs=1e-4)
     assert abs(after - before) > 0.01
@@ -811,7 +811,7 @@ def test_learns_the_identity(tmp_path):
     changes = {"total_timesteps": 12_000, "gamma": 0.4, "actor_lr": 3e-3, "critic_updates": 3}
     args = replace(SMALL, log_dir=str(tmp_path), **changes)
     agent, episodes = a2c.train(args)
-    assert np.mean([r for _, r, _ in episodes[-40:]]) > 11
+    assert np.mean([r for _, r, _ in episodes[-40:]]) > 14
     _, env = a2c.make_envs(args)
     assert min(a2c.evaluate(agent, env, 3)) > 20
 

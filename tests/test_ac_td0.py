@@ -134,7 +134,7 @@ def test_expected_actor_update_is_the_gradient(mdp, theta, kind):
                 total += p * step
         return total
 
-    torch.testing.assert_close(expected(exact), truth, atol=1e-6, rtol=0)
+    torch.testing.assert_close(expected(exact), truth, atol=1e-12, rtol=0)
     wrong = exact + torch.linspace(-1, 1, exact.numel()).reshape(exact.shape)
     assert (expected(wrong) - truth).abs().max() > 1e-2  # a wrong critic biases the gradient
 

@@ -47,7 +47,7 @@ def start_method():
     multiprocessing.set_start_method(before, force=True)
 
 
-# 1 and 2: environments that sample from the global generators
+# Environments that sample from the global generators
 
 
 @in_each_mode
@@ -97,7 +97,7 @@ def test_parallel_environments_start_differently(case, mode, method, tmp_path, s
     assert not np.array_equal(found[0], found[2])
 
 
-# 3 and 6: the evaluation
+# The evaluation
 
 
 class Constant(torch.nn.Linear):
@@ -138,7 +138,7 @@ def test_evaluates_an_environment_without_a_spec(case):
     assert all(0 <= value <= 25 for value in returns)
 
 
-# 4: info and errors in workers
+# Info and errors in workers
 
 
 @pytest.mark.parametrize("changes", ["shape", "type"])
@@ -156,7 +156,7 @@ def test_info_that_changes_does_no_harm(case, mode, changes, tmp_path, register)
 @pytest.mark.usefixtures("time_limit")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium prints the error of the worker
 def test_an_error_of_the_environment_ends_the_run(case, mode, where, tmp_path, register, capsys):
-    """With this error, within seconds, and with a checkpoint (case 20)."""
+    """With this error, within seconds, and with a checkpoint."""
     register("Crash-v0", "tests.toys:Crashing", where=where, **toy_kwargs(case))
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="the environment is broken"):
@@ -178,8 +178,7 @@ def test_a_worker_that_dies_ends_the_run(vector_case, tmp_path, register):
     assert not multiprocessing.active_children()
 
 
-# Fails until PlainEnv replaces errors that cannot be pickled: Gymnasium's worker then sends no
-# error, and the parent waits for it without end.
+# Without PlainEnv.call, Gymnasium's worker would send no error, and the parent would wait forever.
 @pytest.mark.usefixtures("time_limit")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium prints the error of the worker
 def test_an_error_that_cannot_be_pickled_ends_the_run(tmp_path, register):
@@ -189,7 +188,7 @@ def test_an_error_that_cannot_be_pickled_ends_the_run(tmp_path, register):
         case.module.train(case.args(tmp_path, env_id="Crash-v0", **flags_for("async")))
 
 
-# 5: actions in a loss
+# Actions in a loss
 
 
 @pytest.mark.parametrize("greedy", [True, False])
@@ -207,7 +206,7 @@ def test_actions_may_be_used_in_a_loss(case, greedy):
     assert not actions.requires_grad
 
 
-# 7, 8 and 10: spaces
+# Spaces
 
 
 @pytest.mark.parametrize(
@@ -246,7 +245,6 @@ ACTION_SPACES = {
 }
 
 
-# "integers" fails until the Discrete scripts check for floats before they name a2c_continuous.py.
 @pytest.mark.parametrize("name", ACTION_SPACES)
 def test_hints_do_not_lead_in_a_circle(case, cli, tmp_path, register, name):
     """A refused action space is sent only to scripts that accept it."""
@@ -269,7 +267,7 @@ def test_hints_do_not_lead_in_a_circle(case, cli, tmp_path, register, name):
         assert named or not fitting, message
 
 
-# 11: rendering
+# Rendering
 
 
 @pytest.mark.parametrize("error", ["no display was found", None])
@@ -289,7 +287,7 @@ def test_a_missing_moviepy_is_reported_before_training(case, cli, tmp_path, monk
     assert "PYTHONPATH" not in outcome.err  # a package is missing, not a module of the user's
 
 
-# 13: rewards
+# Rewards
 
 
 @pytest.mark.parametrize("shape", [(1,), (), (1, 1)])
@@ -303,7 +301,7 @@ def test_rewards_may_be_arrays_of_one_number(case, mode, shape, tmp_path, regist
     assert EVALUATION.search(capsys.readouterr().out)[1] == "25.00"
 
 
-# 14: vector forms
+# Vector forms
 
 
 @pytest.mark.parametrize("differs", ["observation", "action", "arguments", "autoreset"])
@@ -323,7 +321,7 @@ def test_another_vector_form_is_refused(vector_case, cli, tmp_path, register, di
     assert cli(vector_case.file, *flags, "--vectorization", "sync").status == 0
 
 
-# 15: notebooks
+# Notebooks
 
 
 def test_runs_pasted_into_a_notebook(case, tmp_path, monkeypatch, capsys):
@@ -343,7 +341,7 @@ def test_runs_pasted_into_a_notebook(case, tmp_path, monkeypatch, capsys):
     assert cell["load"](checkpoint_of(out), args)["global_step"] >= 100
 
 
-# 16: episodes that never end
+# Episodes that never end
 
 
 @pytest.mark.filterwarnings("ignore:.*render_modes")
@@ -359,7 +357,7 @@ def test_reinforce_baseline_warns_where_no_time_limit_is_registered(register, ca
         assert len(found) == warned
 
 
-# 17: folders
+# Folders
 
 
 def test_folders_are_expanded_quoted_and_accepted(case, cli, tmp_path, monkeypatch):
@@ -381,7 +379,7 @@ def test_an_unknown_module_says_where_modules_are_searched(case, cli, tmp_path):
     assert_refused(outcome, tmp_path, ["no_such_module", "beside the script", "PYTHONPATH"])
 
 
-# 18: loading a policy
+# Loading a policy
 
 
 @pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Blackjack-v1", "Identity of a Dict"])
@@ -405,7 +403,7 @@ def test_a_policy_is_loaded_and_evaluated(case, env_id, tmp_path, register, caps
     assert EVALUATION.search(out)[1] == f"{np.mean(returns):.2f}"
 
 
-# 19: the default dtype
+# The default dtype
 
 
 def test_another_default_dtype_does_no_harm(case, tmp_path):
@@ -418,7 +416,7 @@ def test_another_default_dtype_does_no_harm(case, tmp_path):
     assert {weight.dtype for weight in agent.parameters()} == {torch.float32}
 
 
-# 20: crashes
+# Crashes
 
 
 def test_a_crash_saves_a_checkpoint_and_keeps_the_traceback(case, launch, tmp_path):
@@ -498,7 +496,7 @@ def test_an_environment_may_reuse_its_observation_array(case, tmp_path, register
     assert distance(*agents) == 0.0
 
 
-# 12: long films
+# Long films
 
 
 class Filmed(toys.Steady):

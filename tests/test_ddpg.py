@@ -345,7 +345,7 @@ def test_gradient_of_a_learned_sigma_for_the_epsilons_that_were_drawn(monkeypatc
     assert (m + sigma * eps).abs().max() < 1  # nothing was clipped
     assert losses["policy_loss"] == pytest.approx(errors.pow(2).sum(-1).mean().item())
     slopes = 2 * errors * (1 - m**2)
-    close = {"atol": 1e-6, "rtol": 0}
+    close = {"atol": 1e-12, "rtol": 0}
     torch.testing.assert_close(agent.actor[0].bias.grad, slopes.mean(0), **close)
     torch.testing.assert_close(agent.actor[0].weight.grad, slopes.T @ batch.obs / 6, **close)
     want = (2 * errors * sigma * eps).mean(0)

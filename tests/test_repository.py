@@ -8,8 +8,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-import tomllib
 from packaging.requirements import Requirement
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest installs tomli
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
@@ -24,11 +28,11 @@ DIFFERENT_ON_PURPOSE = {
     "Agent.act": (4, "categorical, Gaussian, deterministic"),
     "Agent.log_prob_and_entropy": (2, "categorical, Gaussian"),
     "Agent.value": (2, "a2c_continuous normalises observations"),
-    "Rollout": (2, "a2c_continuous stores vectors of actions and discounted returns"),
+    "Rollout": (2, "a2c_continuous stores vectors of actions and discounted sums of rewards"),
     "Rollout.__init__": (2, "as for Rollout"),
     "Rollout.collect": (2, "as for Rollout"),
     "mlp": (2, "the paper's initialisation in ddpg"),
-    "update": (5, "rewards are scaled in a2c_continuous; the others are other algorithms"),
+    "update": (5, "log sigma is clamped in a2c_continuous; the others are other algorithms"),
     "diagnostics": (4, "each algorithm has its own quantities to look at"),
     "train": (5, "the loop is the algorithm"),
     "make_env": (2, "Discrete or Box actions"),
@@ -230,6 +234,15 @@ def test_plumbing_is_identical():
         texts, first.splitlines()
     )
     assert "class Run(" in first
+
+
+def test_make_envs_only_adds_lines_to_that_of_a2c_continuous():
+    lines = {}
+    for script in ("a2c_continuous.py", "a2c_discrete.py", "reinforce_baseline.py"):
+        nodes = dict(definitions(ast.parse(source_of(script))))
+        lines[script] = text_of(source_of(script), nodes["make_envs"]).splitlines()
+    for other in lines.values():
+        assert [line for line in lines["a2c_continuous.py"] if line not in other] == []
 
 
 def test_nothing_refers_to_a_machine():

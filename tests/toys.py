@@ -299,9 +299,9 @@ class Actions(Identity):
 
 
 class OtherVectorForm(gym.vector.VectorEnv):
-    """A vector form whose observations or actions differ from the single environment's.
+    """A vector form that differs from the single environment as `differs` says.
 
-    `mode` replaces Gymnasium's default autoreset mode.
+    It differs in its observations, its actions, its arguments or its autoreset mode.
     """
 
     def __init__(self, num_envs, differs="observation", box=False, max_episode_steps=None):
