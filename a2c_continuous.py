@@ -20,8 +20,7 @@ Additions for continuous actions, and for observations and rewards of any scale:
 - Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], the discounted
   rewards of the episode so far, and clipped to [-10, 10]. Their mean is not subtracted.
 - Both normalisations use running statistics, which evaluation does not change. The reward
-  statistics change before update(), those of observations after it: the first rollout is only
-  clipped.
+  statistics change before update(), those of observations after it. They start as mean 0, std 1.
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and

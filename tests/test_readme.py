@@ -108,16 +108,12 @@ def test_variance_of_qac():
 
 
 def test_the_td_error_solves_what_qac_does_not():
+    found = []
     for env in ("CartPole-v1", "Acrobot-v1"):
-        solved = {
-            critic: [
-                row["steps_to_threshold"] != "" for row in table.rows_of("ac_td0", env, critic)
-            ]
-            for critic in ("v", "q")
-        }
-        assert all(solved["v"])
-        assert np.mean(solved["q"]) <= 0.5
-    assert "every seed solves CartPole and Acrobot; with QAC, many fail." in WORDS
+        assert all(row["steps_to_threshold"] for row in table.rows_of("ac_td0", env, "v"))
+        found.append(table.solved(table.rows_of("ac_td0", env, "q"))[0])
+    words = "every seed solves CartPole and Acrobot. With QAC, {} seeds solve CartPole and {} solve"
+    assert words.format(*found) in WORDS
 
 
 def test_random_physics():
@@ -239,7 +235,7 @@ def test_what_was_tried():
     flags = "--hidden-sizes 64 64 --policy-frequency 2 --learning-starts 3000"
     rows = [r for r in rows_of("ddpg-small") if r["flags"] == flags]
     assert (len(rows), sum(float(r["eval_mean"]) < -200 for r in rows)) == (10, 3)
-    assert f"`{flags}`, three of ten seeds do not learn" in EVIDENCE_WORDS
+    assert f"`{flags}`, three of ten seeds fail (-276 to -566)" in EVIDENCE_WORDS
     curves = {}
     for row in rows_of("ddpg-td3"):
         curves.setdefault((row["method"], row["env"][:-3]), []).append(float(row["eval_return"]))
