@@ -273,6 +273,15 @@ def test_ppo_against_a2c():
     assert overlap == ["Hopper-v5", "HalfCheetah-v5"]
 
 
+def test_gamma_on_swimmer():
+    rows = [r for r in rows_of("a2c_continuous-tried") if "Swimmer" in r["flags"]]
+    assert ["--gamma 0.9999" in row["flags"] for row in rows] == [True, True]
+    words = "{:.0f} and {:.0f}".format(*table.column(rows, "eval_mean"))
+    assert f"A2C returns {words} on the tuning seeds 0 and 1" in WORDS
+    assert f"the return is {words} for seeds 0 and 1." in EVIDENCE_WORDS
+    assert table.column(table.rows_of("a2c_continuous", "Swimmer-v5"), "eval_mean").max() < 60
+
+
 def test_race():
     """Seconds and steps to a mean of 475 on CartPole, ours and SB3's A2C in turns."""
     ours, peers = zip(*pairs("a2c_discrete-race"), strict=True)
