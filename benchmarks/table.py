@@ -36,7 +36,7 @@ METHODS = {  # (script, variant): name in the table of results
     ("ddpg", ""): "DDPG",
     ("ddpg", "td3"): "TD3",
 }
-CHANGES = [  # script, variant, environment, and the name of its flags in that table
+CHANGES = [  # script, variant, environment, and the name of its flags in the table of changes
     ("reinforce_baseline", "none", "CartPole-v1", "`--baseline none`"),
     ("reinforce_baseline", "mean", "CartPole-v1", "`--baseline mean`"),
     ("reinforce_baseline", "value", "CartPole-v1", "defaults: `--baseline value`"),
@@ -120,8 +120,9 @@ def peers(env: str, method: str) -> str:
     """Interquartile mean and worst seed of the libraries' runs."""
     cells = []
     for library in ("SB3", "SBX"):
-        if rows := rows_of("peers", env, f"{library}-{method}".lower()):
-            returns, steps = column(rows, "eval_mean"), count(column(rows, "steps").max())
+        rows = rows_of("peers", env, f"{library}-{method}".lower())
+        if len(returns := column(rows, "eval_mean")):
+            steps = count(column(rows, "steps").max())
             mean, worst = number(interquartile_mean(returns)), number(returns.min())
             cells.append(f"{library} {mean}, worst {worst} ({steps}, {len(rows)})")
     return "; ".join(cells)
@@ -159,7 +160,8 @@ def changes() -> list[list[str]]:
     names = ["file", "environment", "flags", "solved", "steps to threshold: median, slowest"]
     lines = [[*names, "return", "worst seed"]]
     for script, variant, env, flags in CHANGES:
-        if rows := rows_of(script, env, variant):
+        rows = rows_of(script, env, variant)
+        if len(column(rows, "eval_mean")):
             lines.append([script, env, flags, *solved(rows), *score(rows)])
     return lines
 
