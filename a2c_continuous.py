@@ -1,8 +1,9 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
-The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian. A network gives its
-mean mu(s), and log sigma is one learned parameter per dimension i, independent of the state.
-Actions are scaled so that -1 and 1 are the bounds of each dimension.
+The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian and the optimizer is
+RMSprop by default. A network gives the policy's mean mu(s), and log sigma is one learned parameter
+per dimension i, independent of the state. Actions are scaled so that -1 and 1 are the bounds of
+each dimension.
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
@@ -17,18 +18,20 @@ Actions are scaled so that -1 and 1 are the bounds of each dimension.
 Additions for continuous actions, and for observations and rewards of any scale:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
-- Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], the discounted
-  rewards of the episode so far, and clipped to [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics, which evaluation does not change. The reward
-  statistics change before update(), those of observations after it. They start as mean 0, std 1.
+- Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], a discounted sum of
+  the episode's rewards so far, and clipped to [-10, 10]. Their mean is not subtracted.
+- Both normalisations use running statistics, which evaluation does not change. Those of R are
+  updated before each update(). Those of observations start as mean 0, std 1 and are updated after
+  it, so that collect() and update() use the same ones.
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and
-delta bootstraps from s[t+1] at a time limit. An update takes K critic steps from w_old. Each
-recomputes A and G, and the last also updates the actor. If K > 1, this biases the gradient, because
-the baseline then depends on the sampled actions. With --actor-updates E > 1, the last E steps use
-PPO's clipped loss; A and G are computed once, before the first step. The actor's A is normalised
-over the batch. Gradients are clipped. The factor gamma^t (Sutton and Barto 2018, 13.5) is omitted.
+delta bootstraps from s[t+1] at a time limit. kappa and beta are weights. An update takes K critic
+steps from w_old. Each recomputes A and G, and the last also updates the actor. If K > 1, the critic
+is fitted to a rollout before it judges the actions of that rollout, which biases the gradient. With
+--actor-updates E > 1, the last E steps use PPO's clipped loss, and A and G are computed only once,
+before the first step. The actor's A is normalised over the batch. Gradients are clipped. The factor
+gamma^t (Sutton and Barto 2018, section 13.5) is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -91,14 +94,14 @@ class Args:
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
-    norm_adv: bool = True  # normalise advantages, so that ent_coef suits any reward scale
-    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
+    norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
+    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
     log_std_init: Annotated[float, (-5, 2)] = -0.5  # initial value of log sigma
     shared_body: bool = False  # one body with two heads, clipped as one network; requires K = 1
     norm_obs: bool = True  # normalise observations to mean 0, standard deviation 1
-    norm_reward: bool = True  # divide rewards by the standard deviation of R[t]
+    norm_reward: bool = True  # divide rewards by the std of their discounted sum so far
     # Environment
     env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
@@ -120,7 +123,7 @@ class Args:
         if self.shared_body and self.critic_updates > 1:
             raise InputError("--shared-body requires --critic-updates 1")
         if self.actor_updates > self.critic_updates:
-            raise InputError(f"--actor-updates exceeds --critic-updates ({self.critic_updates})")
+            raise InputError(f"--actor-updates must be <= --critic-updates {self.critic_updates}")
 
 
 # --- Equations
@@ -173,7 +176,7 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; `gain` scales the last layer."""
+    """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
     gains = [2**0.5] * (len(sizes) - 2) + [gain]
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
@@ -252,7 +255,7 @@ class Rollout:
     """T steps of N environments; row t holds the transition from s[t] to s[t+1].
 
     When an episode ends, the environment returns the final observation. It resets on the next step
-    and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). One environment's column:
+    and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). For one environment:
 
         t    obs[t]   actions[t]   rewards[t]   done[t]   live[t]
         0    s0       a0           r1           False     True
@@ -313,7 +316,7 @@ def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
     """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
     v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
-    ends = rollout.terminated, rollout.done
+    ends = rollout.terminated, rollout.done  # `done` also keeps a reset row out of A[t-1]
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     arrays = advantages[live], (advantages + v[:-1])[live]
     return tuple(torch.from_numpy(array).to(values.device) for array in arrays)
@@ -351,7 +354,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         agent.actor.log_std.data.clamp_(-5, 2)  # keeps sigma in a safe range
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if args.actor_updates > 1:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step K
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 
@@ -372,7 +375,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
-    agent = Agent(*sizes, args).to(device).float()  # float32, whatever the default
+    agent = Agent(*sizes, args).to(device).float()  # PyTorch's default may be float64
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, eval_env, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -397,7 +400,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
 
 # ==================================================================================================
-# Plumbing: the same in all five files, except where the action space matters
+# Plumbing: the same in all five files, except for environments and actions
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
@@ -464,7 +467,7 @@ class PlainEnv(gym.Wrapper):
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
         shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
-        if shape is not None and np.shape(obs) != shape:  # it would be broadcast
+        if shape is not None and np.shape(obs) != shape:  # a wrong shape would be broadcast
             raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
         return obs, *rest
 
@@ -535,7 +538,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
 
 
 def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
-    """Map actions from [-1, 1] to the bounds of each dimension, and clip them there."""
+    """Map actions from [-1, 1] to the bounds of each dimension, and clip them to these bounds."""
     share = (actions + 1) / 2
     return ((1 - share) * space.low + share * space.high).clip(space.low, space.high)
 
@@ -558,7 +561,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {i} was cut off after {limit} steps", file=sys.stderr)
-    random.setstate(states[0])  # --eval-interval does not change the course of training
+    random.setstate(states[0])  # so that --eval-interval does not affect training
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
     return returns
@@ -633,7 +636,7 @@ class Run(AbstractContextManager):
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
-        """The seed of the first reset; later ones are not seeded."""
+        """The seed of the first reset; later resets are not seeded."""
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
@@ -778,7 +781,7 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

@@ -2,8 +2,8 @@
 
 Each iteration runs N parallel environments for T steps with the policy pi(a|s). The critic V(s),
 with weights w, then takes K gradient steps towards the returns G. On the last one, the actor also
-takes a step, which makes an action more likely if its advantage A is positive, and less likely if
-it is negative. The rollout is then discarded.
+takes a step, which makes actions with a high advantage A more likely and those with a low advantage
+less likely. The rollout is then discarded.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
@@ -11,18 +11,21 @@ it is negative. The rollout is then discarded.
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-A[t+1] is treated as 0 if the episode or the rollout ends at step t. At a time limit the episode
-ends, but s[t+1] is not terminal, so delta still bootstraps from it. lambda = 0 gives the one-step
-TD error, lambda = 1 the n-step advantage of A3C. Notes and differences from the sources:
+H is the policy's entropy; kappa and beta are weights. A[t+1] is treated as 0 if the episode or the
+rollout ends at step t. At a time limit the episode ends, but s[t+1] is not terminal, so delta still
+bootstraps from it. lambda = 0 gives the one-step TD error, lambda = 1 the n-step advantage of A3C.
+Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
-  current critic before updating it. The actor's step uses the A of the last critic step.
+  current critic before updating it. The actor uses the A of the last critic step, which the critic
+  after K - 1 steps gives. SLM-Lab's actor uses the critic after all K steps.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.
 - With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), instead of
-  -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are
-  computed once, before the first step, which avoids this bias. PPO mostly uses minibatches.
+  -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are then
+  computed once, before the first step, which avoids the bias of K > 1. Each step uses the whole
+  rollout, where PPO usually uses minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - The actor's A is normalised over the batch, gradients are clipped, and the optimizer is Adam.
@@ -89,8 +92,8 @@ class Args:
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
-    norm_adv: bool = True  # normalise advantages, so that ent_coef suits any reward scale
-    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
+    norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
+    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     shared_body: bool = False  # one body with two heads, clipped as one network; requires K = 1
@@ -116,7 +119,7 @@ class Args:
         if self.shared_body and self.critic_updates > 1:
             raise InputError("--shared-body requires --critic-updates 1")
         if self.actor_updates > self.critic_updates:
-            raise InputError(f"--actor-updates exceeds --critic-updates ({self.critic_updates})")
+            raise InputError(f"--actor-updates must be <= --critic-updates {self.critic_updates}")
 
 
 # --- Equations
@@ -169,7 +172,7 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; `gain` scales the last layer."""
+    """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
     gains = [2**0.5] * (len(sizes) - 2) + [gain]
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
@@ -215,7 +218,7 @@ class Rollout:
     """T steps of N environments; row t holds the transition from s[t] to s[t+1].
 
     When an episode ends, the environment returns the final observation. It resets on the next step
-    and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). One environment's column:
+    and ignores the action (Gymnasium's AutoresetMode.NEXT_STEP). For one environment:
 
         t    obs[t]   actions[t]   rewards[t]   done[t]   live[t]
         0    s0       a0           r1           False     True
@@ -266,7 +269,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
     """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
     v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
-    ends = rollout.terminated, rollout.done
+    ends = rollout.terminated, rollout.done  # `done` also keeps a reset row out of A[t-1]
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     arrays = advantages[live], (advantages + v[:-1])[live]
     return tuple(torch.from_numpy(array).to(values.device) for array in arrays)
@@ -303,7 +306,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if args.actor_updates > 1:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step K
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 
@@ -324,7 +327,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
-    agent = Agent(*sizes, args).to(device).float()  # float32, whatever the default
+    agent = Agent(*sizes, args).to(device).float()  # PyTorch's default may be float64
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, eval_env, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -345,7 +348,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
 
 # ==================================================================================================
-# Plumbing: the same in all five files, except where the action space matters
+# Plumbing: the same in all five files, except for environments and actions
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
@@ -412,13 +415,13 @@ class PlainEnv(gym.Wrapper):
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
         shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
-        if shape is not None and np.shape(obs) != shape:  # it would be broadcast
+        if shape is not None and np.shape(obs) != shape:  # a wrong shape would be broadcast
             raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
         return obs, *rest
 
 
 class DomainRandomization(gym.Wrapper):
-    """LunarLander with random physics at each reset: clipped Gaussians, and wind on or off."""
+    """Randomise LunarLander's physics at each reset: clipped Gaussians, and wind on or off."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
@@ -523,7 +526,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {i} was cut off after {limit} steps", file=sys.stderr)
-    random.setstate(states[0])  # --eval-interval does not change the course of training
+    random.setstate(states[0])  # so that --eval-interval does not affect training
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
     return returns
@@ -598,7 +601,7 @@ class Run(AbstractContextManager):
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
-        """The seed of the first reset; later ones are not seeded."""
+        """The seed of the first reset; later resets are not seeded."""
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
@@ -743,7 +746,7 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

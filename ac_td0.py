@@ -13,7 +13,8 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
 
 --critic v is this algorithm, with the differences below. delta is an unbiased estimate of the
 advantage of A if V is exact.
---critic q is the Q actor-critic (QAC; Yoon 2019). The next action A' is sampled before the update:
+--critic q is the Q actor-critic (QAC; Yoon 2019). The next action A' is sampled before the update
+and taken in the next step:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)
     theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
@@ -112,7 +113,7 @@ def sample(logits: Tensor) -> Tensor:
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; `gain` scales the last layer."""
+    """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
     gains = [2**0.5] * (len(sizes) - 2) + [gain]
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
@@ -161,7 +162,7 @@ def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return delta, value and log pi(A|S), all from before the update."""
+    """Update both networks; return the earlier delta, value and log pi(A|S). gamma_t is I."""
     is_q = args.critic == "q"
     value, log_prob = step.values[:, step.action if is_q else 0], step.log_pi[:, step.action]
     with torch.no_grad():
@@ -202,14 +203,14 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     obs_size, act_size = env.observation_space.shape[0], int(env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
+    agent = Agent(obs_size, act_size, args).to(device).float()  # PyTorch's default may be float64
     optimizer = two_rate_optimizer(agent, args)
     tensor = partial(torch.as_tensor, dtype=torch.float32, device=device)
     with Run(args, env, eval_env, agent=agent, optimizer=optimizer) as run:
         window, done = [], True
         while not run.finished:
             if done:
-                obs, _ = env.reset(seed=run.reset_seed())
+                obs, _ = env.reset(seed=run.reset_seed())  # only the first reset is seeded
                 run.check(observation=obs)
                 obs, next_action, gamma_t = tensor(obs)[None], None, 1.0  # gamma_t is I in the book
             log_pi, values = agent.actor(obs).log_softmax(-1), agent.critic(obs)
@@ -237,7 +238,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
 
 # ==================================================================================================
-# Plumbing: the same in all five files, except where the action space matters
+# Plumbing: the same in all five files, except for environments and actions
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
@@ -304,7 +305,7 @@ class PlainEnv(gym.Wrapper):
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
         shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
-        if shape is not None and np.shape(obs) != shape:  # it would be broadcast
+        if shape is not None and np.shape(obs) != shape:  # a wrong shape would be broadcast
             raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
         return obs, *rest
 
@@ -367,7 +368,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {i} was cut off after {limit} steps", file=sys.stderr)
-    random.setstate(states[0])  # --eval-interval does not change the course of training
+    random.setstate(states[0])  # so that --eval-interval does not affect training
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
     return returns
@@ -442,7 +443,7 @@ class Run(AbstractContextManager):
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
-        """The seed of the first reset; later ones are not seeded."""
+        """The seed of the first reset; later resets are not seeded."""
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
@@ -587,7 +588,7 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

@@ -7,13 +7,14 @@ B transitions sampled from it.
     y        = r + gamma Q'(s', pi'(s'))                      Q' = 0 in a terminal state
     L_critic = mean[(y - Q(s, a))^2]
     L_actor  = -mean[Q(s, pi(s))]                             minimised over theta, pi's weights
-    w'       = tau w + (1 - tau) w'                           the targets Q', pi' are slow copies
+    w'       = tau w + (1 - tau) w'                           w, w': weights of Q, pi and of Q', pi'
 
-Why this improves the policy: instead of searching for the action with the largest Q, take one step
-uphill, a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress pi(s) onto it. With a+ held constant,
-|pi(s) - a+|^2 / 2 has the gradient of -Q(s, pi(s)), -grad_a Q grad_theta pi. The step is only as
-good as Q. Q approximately evaluates the current policy, because its target uses pi'(s') and not the
-action taken next. Old transitions are therefore usable without importance weights.
+The targets Q' and pi' are slow copies. The actor's step improves the policy as follows. Instead of
+searching for the action with the largest Q, take one step uphill, to a+ = pi(s) + grad_a Q(s, a) at
+a = pi(s), and regress pi(s) onto a+. With a+ held constant, |pi(s) - a+|^2 / 2 has the gradient of
+-Q(s, pi(s)), namely -grad_a Q grad_theta pi. The step is only as good as Q. Q approximately
+evaluates the current policy, because its target uses pi'(s') and not the action taken next. Old
+transitions are therefore usable without importance weights.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
@@ -21,7 +22,7 @@ Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is a
 Differences from the paper:
 - Gaussian noise. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
 - Uniformly random actions before the first update.
-- Actions enter the critic in its first layer; no batch normalisation; no weight decay.
+- Actions enter the critic in its first layer. There is no batch normalisation or weight decay.
 - Layer sizes, actor_lr and tau (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
 Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
@@ -84,7 +85,7 @@ class Args:
     critic_lr: Finite = 1e-3  # learning rate of the critic
     tau: Fraction = 0.005  # weight of the learned networks in each update of the targets
     noise: Literal["gaussian", "ou", "learned"] = "gaussian"  # ou: correlated in time
-    exploration_noise: Finite = 0.1  # gaussian: std; ou: std of increments; learned: initial sigma
+    exploration_noise: Finite = 0.1  # gaussian: std; ou: std added per step; learned: initial sigma
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
     twin_critics: bool = False  # learn from the smaller of two target values; less overestimation
     policy_noise: Finite = 0.0  # std of the noise on target actions; TD3: 0.2
@@ -138,8 +139,8 @@ def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Linear layers with an activation between them.
 
-    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3], so that pi(s) starts
-    close to 0, where the output's tanh is not saturated.
+    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3]. Q and pi then start
+    close to 0, where the tanh of pi is not saturated.
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
@@ -176,8 +177,8 @@ class Agent(nn.Module):
         """Q(s, a) of the first critic, which the actor ascends: -> (B,)."""
         return self.critics[0](torch.cat((obs, actions), -1)).squeeze(-1)
 
-    def sample(self, obs: Tensor) -> Tensor:
-        """pi(s), or pi(s) + sigma epsilon, clipped: (..., obs_size) -> (..., act_size)."""
+    def policy_action(self, obs: Tensor) -> Tensor:
+        """pi(s); with --noise learned, pi(s) + sigma epsilon, clipped: -> (..., act_size)."""
         actions = self.pi(obs)
         if not self.has_sigma:
             return actions
@@ -185,14 +186,14 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """pi(s) if greedy, otherwise sample(obs), which differs only with --noise learned."""
-        return self.pi(obs) if greedy else self.sample(obs)
+        """pi(s) if greedy, otherwise policy_action(s): the same except with --noise learned."""
+        return self.pi(obs) if greedy else self.policy_action(obs)
 
 
 # --- Collect
 def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
     """The noisy action, clipped to [-1, 1], and the noise added to it; (act_size,) each."""
-    if args.noise != "learned":  # Agent.sample() adds learned noise; this noise then stays 0
+    if args.noise != "learned":  # learned noise is part of the policy, and `noise` stays 0
         kept = 0.85 if args.noise == "ou" else 0.0  # ou noise decays by 15% per step
         noise = kept * noise + args.exploration_noise * torch.randn_like(noise)
     device = next(agent.parameters()).device
@@ -260,7 +261,7 @@ class ReplayBuffer:
 def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args: Args, step: int):
     """Update the critics and, every policy_frequency steps, the actor and the targets."""
     with torch.no_grad():
-        next_actions = target.sample(batch.next_obs)
+        next_actions = target.policy_action(batch.next_obs)
         if args.policy_noise:
             noise = args.policy_noise * torch.randn_like(next_actions)
             noise = noise.clamp(-args.noise_clip, args.noise_clip)
@@ -273,7 +274,7 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
     critic_optimizer.step()
     losses = {"value_loss": loss.item()}
     if step % args.policy_frequency == 0:
-        loss = -agent.q1(batch.obs, agent.sample(batch.obs)).mean()  # L_actor
+        loss = -agent.q1(batch.obs, agent.policy_action(batch.obs)).mean()  # L_actor
         actor_optimizer.zero_grad()
         loss.backward(inputs=list(agent.actor.parameters()))  # gradients for the actor only
         actor_optimizer.step()
@@ -300,7 +301,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 @torch.no_grad()
 def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
-    """Statistics of the last batch (targets without noise), the gradients, and the last episode."""
+    """Statistics of the batch after the update (targets without noise), gradients, last episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     q = agent.q(batch.obs, batch.actions)
@@ -321,7 +322,7 @@ def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) 
 # --- Train
 def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args) -> dict:
     """The agent, its target copy, and the two optimizers: the first arguments of update()."""
-    agent = Agent(obs_size, act_size, args).to(device).float()  # float32, whatever the default
+    agent = Agent(obs_size, act_size, args).to(device).float()  # PyTorch's default may be float64
     actor, critics = agent.actor.parameters(), agent.critics.parameters()
     return {
         "agent": agent,
@@ -345,7 +346,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
         has_learned = bool(critic_optimizer.state)  # filled by the first update, or by --resume
         while not run.finished:
             if done:
-                obs, _ = env.reset(seed=run.reset_seed())
+                obs, _ = env.reset(seed=run.reset_seed())  # only the first reset is seeded
                 noise = torch.zeros(sizes[1], dtype=torch.float32)
             if has_learned:
                 action, noise = explore(agent, obs, noise, args)
@@ -358,7 +359,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             buffer.add(obs, action, reward, next_obs, terminated)
             obs = next_obs
             if done:
-                episode = buffer.latest(run.episodes[-1][2])
+                episode = buffer.latest(run.episodes[-1][2])  # [2] is its length
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
                 losses = update(**learners, batch=batch, args=args, step=run.step)
@@ -375,7 +376,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
 
 # ==================================================================================================
-# Plumbing: the same in all five files, except where the action space matters
+# Plumbing: the same in all five files, except for environments and actions
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
@@ -442,7 +443,7 @@ class PlainEnv(gym.Wrapper):
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
         shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
-        if shape is not None and np.shape(obs) != shape:  # it would be broadcast
+        if shape is not None and np.shape(obs) != shape:  # a wrong shape would be broadcast
             raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
         return obs, *rest
 
@@ -483,7 +484,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
 
 
 def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
-    """Map actions from [-1, 1] to the bounds of each dimension, and clip them there."""
+    """Map actions from [-1, 1] to the bounds of each dimension, and clip them to these bounds."""
     share = (actions + 1) / 2
     return ((1 - share) * space.low + share * space.high).clip(space.low, space.high)
 
@@ -506,7 +507,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {i} was cut off after {limit} steps", file=sys.stderr)
-    random.setstate(states[0])  # --eval-interval does not change the course of training
+    random.setstate(states[0])  # so that --eval-interval does not affect training
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
     return returns
@@ -581,7 +582,7 @@ class Run(AbstractContextManager):
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
-        """The seed of the first reset; later ones are not seeded."""
+        """The seed of the first reset; later resets are not seeded."""
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
@@ -726,7 +727,7 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

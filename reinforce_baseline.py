@@ -1,7 +1,7 @@
 """REINFORCE, the Monte Carlo policy gradient, with a choice of baselines.
 
 Each iteration plays N whole episodes with the policy pi(a|s). Each action then becomes more likely
-if the rest of its episode went better than a baseline b(s), and less likely otherwise.
+if the return that followed it exceeds a baseline b(s), and less likely otherwise.
 
     G[t]    = r[t+1] + gamma G[t+1]                           return, to the end of the episode
     L_actor = -mean over episodes of sum over t of (G[t] - b(s[t])) log pi(a[t]|s[t])
@@ -16,16 +16,16 @@ its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V 
 on a batch only after serving as its baseline. Otherwise it would depend on the actions it judges.
 
 V is a baseline, not a critic, although the code calls it `critic`, as in the other files. Nothing
-is bootstrapped from it, except where a time limit ends an episode: there V estimates the missing
-tail of the return (--bootstrap).
+is bootstrapped from it, except where a time limit ends an episode. There V estimates the missing
+tail of the return (--bootstrap). With the other baselines, the return ends at the time limit.
 
---elite-share P selects the cross-entropy method on actions, not weights: in L_actor, G[t] - b(s[t])
-becomes 1 for steps of the top fraction P of the N episodes by undiscounted return (including ties),
-and 0 elsewhere.
+--elite-share P selects the cross-entropy method, applied to actions and not to network weights. In
+L_actor, G[t] - b(s[t]) becomes 1 for steps of the top fraction P of the N episodes by undiscounted
+return (including ties), and 0 elsewhere.
 
 Differences from the book:
-- One gradient step on N episodes instead of one per time step; clipped gradients; Adam; a bonus
-  for the policy's entropy with --ent-coef.
+- One gradient step is taken on N episodes instead of one per time step.
+- The optimizer is Adam, and gradients are clipped. --ent-coef adds an entropy bonus.
 - The factor gamma^t, which gives late steps little weight, is omitted, as is common.
   --discount-policy-gradient restores it.
 
@@ -79,7 +79,7 @@ class Args:
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
     elite_share: Fraction = 0.0  # imitate only this top fraction of the episodes; 0 disables it
     bootstrap: bool = True  # value baseline: V(s) estimates the return beyond a time limit
-    discount_policy_gradient: bool = False  # weight step t by gamma^t, as in the book
+    discount_policy_gradient: bool = False  # weight step t by gamma^t, as Sutton and Barto do
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     mean_decay: Fraction = 0.9  # fraction of the moving average (initially 0) kept per update
     actor_lr: Finite = 3e-3  # learning rate of the policy
@@ -87,7 +87,7 @@ class Args:
     anneal_lr: bool = True  # decay both learning rates linearly to 0 at total_timesteps
     critic_updates: Count = 10  # K, gradient steps on V per gradient step on the policy
     ent_coef: NonNegative = 0.0  # weight of the entropy, which is summed over each episode
-    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf disables it
+    max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
     activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
     # Environment
@@ -129,7 +129,7 @@ def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_episodes: int) -> 
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
-    """Linear layers with activations between them; `gain` scales the last layer."""
+    """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
     gains = [2**0.5] * (len(sizes) - 2) + [gain]
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
@@ -265,7 +265,7 @@ def update(agent: Agent, optimizer, batch: EpisodeBatch, args: Args) -> dict[str
 
 
 def gradient_variance(agent: Agent, batch: EpisodeBatch, num_episodes: int) -> float:
-    """Variance of the policy gradient: across episodes, summed over all weights, divided by N."""
+    """Variance of the policy gradient: that across episodes, summed over all weights, over N."""
     gradients = []
     for n in range(num_episodes):
         rows = batch.episode == n
@@ -293,16 +293,16 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
-    agent = Agent(*sizes, args).to(device).float()  # float32, whatever the default
+    agent = Agent(*sizes, args).to(device).float()  # PyTorch's default may be float64
     groups = [{"params": network.parameters()} for network in (agent.actor, agent.critic)]
     optimizer = torch.optim.Adam(groups, fused=True)
-    # Report only once a second: gradient_variance takes half as long as an update.
+    # Report only once a second, because gradient_variance takes half as long as an update.
     with Run(args, envs, eval_env, report_interval=1.0, agent=agent, optimizer=optimizer) as run:
         while not run.finished:
             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
                 group["lr"] = rate * remaining
-            episodes = play(agent, envs, seed=run.reset_seed())
+            episodes = play(agent, envs, seed=run.reset_seed())  # only the first reset is seeded
             totals, lengths = episodes.rewards.sum(0), episodes.live.sum(0)
             run.add_step(episodes.obs, totals, done=np.ones(args.num_envs, bool), steps=lengths)
             batch = make_batch(agent, episodes, args)
@@ -316,7 +316,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 
 
 # ==================================================================================================
-# Plumbing: the same in all five files, except where the action space matters
+# Plumbing: the same in all five files, except for environments and actions
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
@@ -383,7 +383,7 @@ class PlainEnv(gym.Wrapper):
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
         shape = self.observation_space.shape  # None for Dict and Tuple, which are flattened
-        if shape is not None and np.shape(obs) != shape:  # it would be broadcast
+        if shape is not None and np.shape(obs) != shape:  # a wrong shape would be broadcast
             raise ValueError(f"observation has shape {np.shape(obs)}, expected {shape}")
         return obs, *rest
 
@@ -480,7 +480,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {i} was cut off after {limit} steps", file=sys.stderr)
-    random.setstate(states[0])  # --eval-interval does not change the course of training
+    random.setstate(states[0])  # so that --eval-interval does not affect training
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
     return returns
@@ -555,7 +555,7 @@ class Run(AbstractContextManager):
         return self.solved or self.step >= self.args.total_timesteps
 
     def reset_seed(self) -> int | None:
-        """The seed of the first reset; later ones are not seeded."""
+        """The seed of the first reset; later resets are not seeded."""
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
@@ -700,7 +700,7 @@ def main() -> None:
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored in a shell's background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

@@ -1,14 +1,14 @@
-"""Where the time of an update of ddpg.py goes, in milliseconds.
+"""Measure where an update of ddpg.py spends its time, in milliseconds.
 
     taskset -c 0 python benchmarks/ddpg_time.py OUT.csv
 
 It measures updates of both networks on random transitions, with Hopper's sizes, layers of 256 units
-and a batch of 256. Most of the time goes into matrix products, above all ten of 256 x 256 by
-256 x 256. The products are also run alone, in turns with the updates. Adam, the update of the
-targets and the sampling are timed inside the update.
+and a batch of 256. Matrix products take almost half of the time, mainly ten products of two
+256 x 256 matrices. The products are also run alone, alternating with the updates. Adam, the update
+of the targets and the sampling are timed inside the update.
 
-The columns are means over the updates of a round: the whole update with sampling; the ten products;
-the smaller ones; Adam with zero_grad; the targets; the sampling.
+The columns are means over the updates of a round, for the whole update with sampling, the ten
+products, the smaller products, Adam with zero_grad, the targets, and the sampling.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = ["update", "large_products", "small_products", "adam", "targets", "sam
 
 
 class Products(TorchDispatchMode):
-    """Keeps the two factors of each matrix product that is made under it."""
+    """Record the two factors of each matrix product computed inside this context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--updates", type=int, default=100, help="in a round")
+    parser.add_argument("--updates", type=int, default=100, help="updates per round")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -54,7 +54,7 @@ def main() -> None:
     cpu = torch.device("cpu")
     agent, target, *optimizers = ddpg.make_learners(OBS_SIZE, ACT_SIZE, cpu, args).values()
     buffer = ddpg.ReplayBuffer(OBS_SIZE, ACT_SIZE, cpu, args)
-    for field in buffer.data[:-1]:  # the last one says which are terminal: none
+    for field in buffer.data[:-1]:  # leave `terminated` at 0: no transition is terminal
         field.normal_()
     buffer.num_added = args.buffer_size
     spent = dict.fromkeys(COLUMNS, 0.0)
@@ -91,7 +91,7 @@ def main() -> None:
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["round", *COLUMNS])
-        for i in range(-1, options.rounds):  # round -1 is to warm up
+        for i in range(-1, options.rounds):  # round -1 is the warm-up
             spent.update(dict.fromkeys(COLUMNS, 0.0))
             for _ in range(options.updates):
                 update()

@@ -1,11 +1,12 @@
-"""Variance of REINFORCE's gradient with its three baselines: one policy, the same episodes.
+"""Measure the variance of REINFORCE's gradient with each baseline, on the same policy and episodes.
 
     python benchmarks/gradient_variance.py OUT.csv
 
 Trains reinforce_baseline.py on CartPole-v1 for a while (--steps), then plays many episodes with the
-policy as it is and estimates the variance of the mean gradient of N episodes, once with each
-baseline: b = 0, b = the moving average, b = the learned V. One row for each seed; `none`, `mean`
-and `value` are the variances, and the last two columns say how many times smaller than `none`.
+frozen policy and estimates the variance of the mean gradient of N episodes, once with each
+baseline: b = 0, b = the moving average, b = the learned V. The CSV has one row per seed. `none`,
+`mean` and `value` are the variances. The last two columns are the factors by which a baseline
+reduces the variance.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Run algorithms of Stable-Baselines3 (SB3) and SBX, its JAX version, in the form of our scripts.
+"""Run algorithms of Stable-Baselines3 (SB3) and SBX, its JAX version, with our scripts' output.
 
     python benchmarks/peers.py --algorithm a2c --env-id CartPole-v1 --target-return 475
     python benchmarks/peers.py --library sbx --algorithm td3 --env-id Pendulum-v1
 
 The settings are those of rl-baselines3-zoo for the environment, or for an earlier version of it.
-DDPG and TD3 make one update after each step, as in ddpg.py. Where the zoo has no settings, or with
---no-zoo, they are the library's defaults. The flags override them, to compare speeds at equal
-shapes. The evaluation plays the same ten greedy episodes as our scripts. SB3 uses one thread.
+DDPG and TD3 make one update after each step, as in ddpg.py. If the zoo has no settings for the
+environment, or with --no-zoo, the library's defaults are used. Flags override these settings, for
+example to compare speeds with the same network and batch sizes. The evaluation plays the same ten
+greedy episodes as our scripts. SB3 uses one thread.
 --total-timesteps also sets the length of learning rate schedules.
 """
 
@@ -69,7 +70,7 @@ LUNAR_PPO = {
     "n_epochs": 4,
     "ent_coef": 0.01,
 }
-# (algorithm, environment): number of environments, whether normalised, steps, the rest
+# (algorithm, environment): number of environments, whether normalised, steps, other settings
 ZOO = {
     ("a2c", "CartPole-v1"): (8, False, 500_000, {"ent_coef": 0.0}),
     ("a2c", "Acrobot-v1"): (16, True, 500_000, {"ent_coef": 0.0}),
@@ -164,10 +165,10 @@ class Args:
     algorithm: Literal["a2c", "ppo", "ddpg", "td3"] = "a2c"
     env_id: str = "CartPole-v1"
     seed: int = 0
-    zoo: bool = True  # whether the zoo's settings hold for what is not given
+    zoo: bool = True  # use the zoo's settings for flags that are not given
     total_timesteps: int | None = None
     num_envs: int | None = None
-    normalize: bool = False  # observations and rewards, by VecNormalize, even if the zoo does not
+    normalize: bool = False  # normalise observations and rewards even if the zoo does not
     num_steps: int | None = None
     ent_coef: float | None = None
     batch_size: int | None = None
@@ -180,7 +181,7 @@ class Args:
 
 
 class Record(BaseCallback):
-    """Keeps all episodes, logs their mean four times a second, stops at the target."""
+    """Store all episodes, log their mean up to four times a second, and stop at the target."""
 
     def __init__(self, writer: SummaryWriter, target: float) -> None:
         super().__init__()
@@ -190,7 +191,7 @@ class Record(BaseCallback):
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
-            if "episode" in info:  # from the Monitor that make_vec_env puts around each
+            if "episode" in info:  # from the Monitor that make_vec_env puts around each environment
                 result = info["episode"]
                 self.episodes.append((self.num_timesteps, float(result["r"]), int(result["l"])))
         if time.time() >= self.log_time + 0.25:
@@ -209,7 +210,7 @@ class Record(BaseCallback):
 
 
 def train(args: Args) -> tuple[Any, list[tuple[int, float, int]]]:
-    """As in our scripts: train, evaluate; the model and its episodes (step, return, length)."""
+    """Train and evaluate, as in our scripts; return the model and its episodes."""
     torch.set_num_threads(1)
     off_policy = args.algorithm in ("ddpg", "td3")
     every_step = {"train_freq": 1, "gradient_steps": 1} if off_policy else {}

@@ -3,8 +3,8 @@
     python benchmarks/physics.py OUT.csv --first 100 --seeds 5
 
 For each seed, one policy is trained without --randomize-domain and one with it, both with the set
-"lunar" of settings.toml. Each plays the same 20 greedy episodes twice: in the physics of
-LunarLander-v3, and with random gravity and wind. Rows that OUT.csv has already are skipped.
+"lunar" of settings.toml. Each plays 20 greedy episodes twice, with the same seeds: in the standard
+physics, and with random gravity and wind. Rows that are already in OUT.csv are skipped.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--first", type=int, default=100, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     options = parser.parse_args()
     with (Path(__file__).parent / "settings.toml").open("rb") as file:
         experiments = tomllib.load(file)["experiment"]

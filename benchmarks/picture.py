@@ -47,7 +47,7 @@ def landing(checkpoint: Path, seed: int) -> tuple[list[np.ndarray], str]:
     agent.load_state_dict(state["agent"])
     (obs, _), frames, score, over = env.reset(seed=seed), [], 0.0, False
     while not over:
-        frames.append(env.render())  # each, as the sparks burn out from frame to frame
+        frames.append(env.render())  # at every step, because sparks fade with each rendered frame
         action = agent.act(torch.as_tensor(obs), greedy=True).item()
         obs, reward, terminated, truncated, _ = env.step(action)
         score, over = score + float(reward), terminated or truncated
@@ -74,7 +74,7 @@ def draw_curves(figure) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="of the episode")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episode")
     options = parser.parse_args()
     frames, title = landing(options.checkpoint, options.seed)
     figure = plt.figure(figsize=(10.5, 4), dpi=100, layout="constrained")
@@ -82,7 +82,7 @@ def main() -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(3, 5))
     axes = left.subplots()
     axes.set(xticks=[], yticks=[], title=title)
-    axes.spines[:].set_visible(True)  # the ground is white, as a page may be
+    axes.spines[:].set_visible(True)  # draw a border: the ground is white, and so may be the page
     screen = axes.imshow(frames[0])
     draw_curves(right)
     images = []

@@ -3,7 +3,7 @@
     python benchmarks/plot.py
 
 One figure for each script and environment: the return of training episodes against environment
-steps. A line is the interquartile mean over the seeds and its band the 95 % bootstrap interval. A
+steps. A line is the interquartile mean over the seeds and its band is the 95% bootstrap interval. A
 run that ended before the others keeps its last value. Runs of SB3 and SBX are dashed. Another
 figure, gradient-variance.png, shows the variance of the policy gradient with each baseline of
 reinforce_baseline.py, relative to that without one.
@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 REPORTING = RESULTS / "reporting"
 BLUE, GREEN, PURPLE, ORANGE = "#2b8ad4", "#2fa35b", "#c24fb0", "#e07b1a"
-GREY = "#757575"  # as far from white as from black
+GREY = "#757575"  # contrasts equally with white and black
 VARIANTS = {  # a colour for each, the same in all figures, and a label
     "none": (PURPLE, "--baseline none"),
     "mean": (GREEN, "--baseline mean"),
@@ -82,7 +82,7 @@ def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
 
 
 def draw(axes, runs: list[dict], **style) -> None:
-    """Interquartile mean over the runs, and its interval from three runs on."""
+    """Interquartile mean over the runs, and, for three or more runs, its interval."""
     end = max(run["step"][-1] for run in runs) * (1 + 1e-9)
     y = np.stack([binned(run["step"], run["return"], end) for run in runs])
     x = (np.arange(BINS) + 0.5) * end / BINS
@@ -123,14 +123,14 @@ def curves(axes, script: str, env: str) -> None:
         runs = read_runs(REPORTING / "curves" / f"{'-'.join(filter(None, key))}.csv")
         label += ", 1 seed" if len(runs) == 1 else f", {len(runs)} seeds"
         style = {"color": colour, "label": label, "linestyle": "--" if key[0] == "peers" else "-"}
-        if runs:  # none, where all failed
+        if runs:  # empty if all runs failed
             draw(axes, runs, **style)
     axes.set_xlabel("environment steps")
     axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
 
 
 def learning_curves() -> None:
-    """A figure for each pair of script and environment that there are curves of."""
+    """Draw one figure for each script and environment that has curves."""
     for script, env in dict.fromkeys(key[:2] for key in summary() if key[0] != "peers"):
         figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
         curves(axes, script, env)
@@ -141,7 +141,7 @@ def learning_curves() -> None:
 
 
 def gradient_variance() -> None:
-    """One line for each seed: how much less the variance is with a baseline."""
+    """Draw one line per seed: the variance with each baseline relative to that without one."""
     with (RESULTS / "reinforce-gradient-variance.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     kinds = ["none", "mean", "value"]

@@ -2,10 +2,10 @@
 
     python benchmarks/q_variance.py OUT.csv
 
-Trains `ac_td0.py --critic q` on CartPole-v1 for a while (--steps), then plays on with the policy as
-it is and weights grad log pi(a|s) at each step in two ways: by the critic's Q(s, a), as QAC does,
-and by Q(s, a) less its mean under pi, which is the advantage. Both have the same expectation. One
-row for each seed; the variance is that of the whole gradient, the sum over the actor's weights.
+Trains `ac_td0.py --critic q` on CartPole-v1 for a while (--steps), then continues with the frozen
+policy and weights grad log pi(a|s) at each step in two ways: by the critic's Q(s, a), as QAC does,
+and by Q(s, a) minus its mean under pi, which is the advantage. Both have the same expectation. The
+CSV has one row per seed. The variance is summed over all weights of the actor.
 """
 
 import argparse

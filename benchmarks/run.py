@@ -1,10 +1,10 @@
-"""Run the experiments of settings.toml over all their seeds, one core each, and keep the results.
+"""Run the experiments of settings.toml over all their seeds, one core per run, and save the rows.
 
     python benchmarks/run.py                            what is still missing, on all cores
     python benchmarks/run.py --only ddpg Pendulum-v1    one script, one environment, or both
     python benchmarks/run.py --seeds 3                  the first three seeds of each experiment
-    python benchmarks/run.py --quick                    2000 steps of each script, kept nowhere
-    python benchmarks/run.py --cores 1                  one run at a time, to compare seconds
+    python benchmarks/run.py --quick                    2000 steps of each script, not saved
+    python benchmarks/run.py --cores 1                  one run at a time, to compare run times
     python benchmarks/run.py --address auto             on the Ray cluster that this machine is in
 
 The results are in benchmarks/results/reporting:
@@ -14,10 +14,10 @@ The results are in benchmarks/results/reporting:
                                              that finished since the previous point
     summary.csv                              a row for each run, see SUMMARY
 
-A run that is in summary.csv with the same flags is not repeated, except with --again. One that
-failed or was killed is. If it has a checkpoint and no threshold, it continues from there. It then
-differs slightly from a run in one piece, because the environment is reset. So the command can be
-stopped and restarted at any time. Run only one at a time.
+The command can be stopped and restarted at any time. A run that is in summary.csv with the same
+flags is not repeated, except with --again. A run that failed or was killed is repeated. If it has
+a checkpoint and no threshold, it continues from there. It then differs slightly from an
+uninterrupted run, because the environment is reset. Do not start this command twice at a time.
 """
 
 import argparse
@@ -66,17 +66,17 @@ SUMMARY = [
     "machine",
     "date",
 ]
-RUN = ("script", "env", "variant", "seed")  # what has one row in summary.csv
-SAME = (*RUN, "flags", "threshold")  # a row with these equal need not be made again
+RUN = ("script", "env", "variant", "seed")  # these identify a row of summary.csv
+SAME = (*RUN, "flags", "threshold")  # a run is skipped if a row agrees in all of these
 
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else go first
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is a low priority
 
 
 class Killed(RuntimeError):
     """A signal ended the run, perhaps because memory ran out: Ray retries it."""
 
 
-# What a user of the script would write, in a process of its own; it does not outlive the worker.
+# Train from Python, as a user would, in a separate process that ends with the worker.
 LAUNCH = """
 import ctypes, importlib, json, signal, sys, tyro
 if sys.platform == "linux":
@@ -88,7 +88,7 @@ json.dump(episodes, open(sys.argv[2], "w"))
 
 
 def machine() -> str:
-    """The machine in words."""
+    """Description of the machine: cores, processor, operating system."""
     try:
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
     except (OSError, TypeError):
@@ -120,7 +120,7 @@ def interrupted(folder: Path) -> tuple[Path | None, int, list]:
 
 @ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[Killed])
 def play(source: str, job: dict) -> tuple[dict, list]:
-    """One run, on whatever machine this is: its row of the summary, and its curve."""
+    """Execute one run on this machine; return its row of the summary and its curve."""
     row = job | {"machine": machine(), "date": datetime.date.today().isoformat()}
     names = ["torch", "gymnasium", "numpy"]
     if job["script"] == "peers":
@@ -145,7 +145,7 @@ def play(source: str, job: dict) -> tuple[dict, list]:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode < 0:
         raise Killed(f"{job} by signal {-done.returncode}")
-    if done.returncode:  # a row all the same: a run that failed is a result
+    if done.returncode:  # a failed run is a result too, so it gets a row
         shutil.rmtree(folder)
         return row | {"failure": (done.stderr.strip() or "no message").splitlines()[-1]}, []
     (part,) = set(folder.glob("runs/*")) - parts
@@ -181,7 +181,7 @@ def read(path: Path) -> list[dict]:
 
 
 def write(path: Path, columns: list[str], rows: list[dict]) -> None:
-    """Whole or not at all."""
+    """Write a CSV file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
@@ -192,7 +192,7 @@ def write(path: Path, columns: list[str], rows: list[dict]) -> None:
 
 
 def keep(row: dict, curve: list) -> None:
-    """Add a run to the results, in the place of an earlier one with other flags."""
+    """Add a run to the results; replace an earlier one of the same experiment and seed."""
     name = "-".join(filter(None, (row["script"], row["env"], row["variant"])))
     path = RESULTS / "curves" / f"{name}.csv"
     rows = [r for r in read(path) if r["seed"] != str(row["seed"])]
@@ -233,15 +233,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="script, environment, variant")
     parser.add_argument("--seeds", type=int, help="run only this many of each experiment's seeds")
     parser.add_argument("--quick", action="store_true", help="2000 steps each; nothing is kept")
-    parser.add_argument("--again", action="store_true", help="those in summary.csv, too")
-    parser.add_argument("--cores", type=int, help="runs at a time, if not one for each core")
-    parser.add_argument("--address", default="local", help="of a Ray cluster")
+    parser.add_argument("--again", action="store_true", help="also repeat runs in summary.csv")
+    parser.add_argument("--cores", type=int, help="number of parallel runs (default: one per core)")
+    parser.add_argument("--address", default="local", help="address of a Ray cluster")
     options = parser.parse_args()
     if options.cores and options.address != "local":
-        parser.error("--cores: a cluster that is running has its own, leave it out")
+        parser.error("--cores: a running cluster has its own number of cores; omit this flag")
     todo = jobs(options)
     if not todo:
-        print("nothing to run: all of it is in summary.csv")
+        print("nothing to run: all runs are in summary.csv")
         return
     ray.init(options.address, num_cpus=options.cores, include_dashboard=False, log_to_driver=False)
     folders = {"peers": ROOT / "benchmarks"}
@@ -252,7 +252,7 @@ def main() -> None:
         (ready,), running = ray.wait(running)
         try:
             row, curve = ray.get(ready)
-        except ray.exceptions.RayError as error:  # killed time and again, or an error in `play`
+        except ray.exceptions.RayError as error:  # killed on every retry, or an error in `play`
             failures += 1
             print(f"failed: {error}; {len(running)} to go", flush=True)
             continue

@@ -4,12 +4,12 @@
     python benchmarks/seeds.py OUT.csv --seeds 3 -- a2c_discrete.py -- benchmarks/peers.py
 
 Each `--` is followed by the command line of a script. For each seed the scripts run one after the
-other on the same core (`taskset`), which should be idle otherwise. Seeds for which OUT.csv has a
+other on the same core (`taskset`), which should otherwise be idle. Seeds for which OUT.csv has a
 run of the first script with the same flags are skipped.
 
-Columns: who, seed, environment steps, seconds of training (without imports and evaluation), steps
-per second, whether the target was reached, mean and standard deviation of the greedy evaluation,
-and the flags.
+Columns: script (`who`), seed, environment steps, seconds of training (without imports and
+evaluation), steps per second, whether the target was reached, mean and standard deviation of the
+greedy evaluation, and the flags.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COLUMNS = ["who", "seed", "steps", "seconds", "sps", "solved", "eval_mean", "eva
 
 
 def play(core: str, seed: int, command: list[str]) -> list:
-    """One run of a script on one core; its errors are shown."""
+    """Run a script on one core; return its row of the CSV file. Its stderr is not captured."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["taskset", "-c", core, sys.executable, *command]
         words += ["--seed", str(seed), "--log-dir", folder]
@@ -44,7 +44,7 @@ def play(core: str, seed: int, command: list[str]) -> list:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--cores", nargs="+", default=["0"], help="the cores to use")
     words, commands = sys.argv[1:], []
@@ -53,7 +53,7 @@ def main() -> None:
         words, commands = words[:split], [words[split + 1 :], *commands]
     options = parser.parse_args(words)
     if not commands or not all(commands):
-        parser.error("after the options comes `-- script.py flags`, once or more")
+        parser.error("after the options, give `-- script.py flags` one or more times")
 
     known = set()
     if options.out.exists():

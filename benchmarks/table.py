@@ -2,9 +2,9 @@
 
     python benchmarks/table.py
 
-Each table stands between two comments in README.md. Each row is an experiment of settings.toml that
+Each table is enclosed by two comments in README.md. Each row is an experiment of settings.toml that
 has runs. The return is the interquartile mean over the seeds of the greedy policy's mean return,
-with its 95 % bootstrap interval from five seeds on. The published results are in published.csv.
+with its 95% bootstrap interval for five or more seeds. The published results are in published.csv.
 The program needs only NumPy, so that the tests can compare the README with its output.
 """
 
@@ -96,7 +96,7 @@ def number(x: float) -> str:
 
 
 def count(steps: float) -> str:
-    """A number of steps with two digits, such as 250k or 1M."""
+    """A number of steps with two significant digits, such as 250k or 1M."""
     n = int(float(f"{steps:.2g}"))
     return f"{n / 1_000_000:.2g}M" if n >= 1_000_000 else f"{n // 1000}k"
 
@@ -156,7 +156,7 @@ def solved(rows: list[dict]) -> tuple[str, str]:
 
 
 def changes() -> list[list[str]]:
-    """What a flag does."""
+    """Rows of the table of changes: the results with one or more flags changed."""
     names = ["file", "environment", "flags", "solved", "steps to threshold: median, slowest"]
     lines = [[*names, "return", "worst seed"]]
     for script, variant, env, flags in CHANGES:

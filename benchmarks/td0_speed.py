@@ -1,10 +1,10 @@
-"""Updates per second of ac_td0.py against a plain transcription of the same algorithm, on one core.
+"""Compare the updates per second of ac_td0.py and of a straightforward implementation, on one core.
 
     taskset -c 0 python benchmarks/td0_speed.py OUT.csv --env-id CartPole-v1 --steps 20000
 
-The transcription is what one writes down first: torch.distributions, an MSE loss, one optimizer
-per network, with default settings except for our learning rates, and neither logs nor checkpoints.
-The two take turns, in one process.
+The other implementation uses torch.distributions, an MSE loss and one optimizer per network, with
+default settings except for our learning rates. It writes neither logs nor checkpoints. The two take
+turns, in one process.
 """
 
 import argparse

@@ -933,8 +933,8 @@ the target has the learned critic
 + agent.q(batch.next_obs, next_actions)
 
 the target has the learned actor
-- next_actions = target.sample(batch.next_obs)
-+ next_actions = agent.sample(batch.next_obs)
+- next_actions = target.policy_action(batch.next_obs)
++ next_actions = agent.policy_action(batch.next_obs)
 
 the target has the larger of the two values
 - target.q(batch.next_obs, next_actions).amin(0)
@@ -961,15 +961,15 @@ the actor descends Q
 + loss = agent.q1(
 
 the actor ascends the smaller value
-- agent.q1(batch.obs, agent.sample(batch.obs))
-+ agent.q(batch.obs, agent.sample(batch.obs)).amin(0)
+- agent.q1(batch.obs, agent.policy_action(batch.obs))
++ agent.q(batch.obs, agent.policy_action(batch.obs)).amin(0)
 
 the actor ascends the target's critic
-- agent.q1(batch.obs, agent.sample(batch.obs))
-+ target.q1(batch.obs, agent.sample(batch.obs))
+- agent.q1(batch.obs, agent.policy_action(batch.obs))
++ target.q1(batch.obs, agent.policy_action(batch.obs))
 
 the actor's loss leaves out the learned sigma
-- agent.q1(batch.obs, agent.sample(batch.obs))
+- agent.q1(batch.obs, agent.policy_action(batch.obs))
 + agent.q1(batch.obs, agent.pi(batch.obs))
 
 the actor's step leaves gradients in the critics

@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # Python 3.10, where pytest installs tomli
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
-PLUMBING = "# Plumbing: the same in all five files, except where the action space matters\n"
+PLUMBING = "# Plumbing: the same in all five files, except for environments and actions\n"
 
 # Functions, classes and methods that differ between scripts: number of versions, and the reason.
 DIFFERENT_ON_PURPOSE = {
