@@ -15,6 +15,7 @@ import time
 from collections import namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -43,7 +44,7 @@ class Case:
     other_kind: tuple[str, str]  # an environment with unsuitable actions, and the script for it
     parts: set[str]  # the entries of a checkpoint that hold weights, optimizers and buffers
     entropy: bool = True  # whether the policy is a distribution
-    idle: dict = field(default_factory=dict)  # flags for a long run that may do without learning
+    idle: dict = field(default_factory=dict)  # flags for a long run that does not need to learn
 
     @property
     def module(self):
@@ -168,7 +169,7 @@ def restore_process_settings():
 
 @pytest.fixture
 def cli(monkeypatch, capsys, tmp_path):
-    """Run a script as from the command line, with its runs in tmp_path; returns an Outcome."""
+    """Run a script as if from the command line, with its runs in tmp_path; returns an Outcome."""
 
     def run(script, *flags):
         argv = [script, *map(str, flags)]
@@ -188,7 +189,7 @@ def cli(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def register(monkeypatch):
-    """Register a toy environment with other keywords, for one test."""
+    """Register a toy environment with other keyword arguments, for one test."""
 
     def register(name, entry_point, max_episode_steps=None, vector_entry_point=None, **kwargs):
         spec = gym.envs.registration.EnvSpec(
@@ -201,6 +202,21 @@ def register(monkeypatch):
         monkeypatch.setitem(gym.registry, name, spec)
 
     return register
+
+
+@pytest.fixture
+def set_clock(monkeypatch):
+    """Replace a script's clock by one that advances by `tick` seconds at each reading.
+
+    Scripts report every quarter of a second (reinforce_baseline.py every second) and at the end.
+    """
+
+    def set_clock(module, tick):
+        ticks = itertools.count(time.time(), tick)
+        clock = SimpleNamespace(time=lambda: next(ticks), perf_counter=lambda: next(ticks))
+        monkeypatch.setattr(module, "time", clock)
+
+    return set_clock
 
 
 @pytest.fixture
@@ -225,7 +241,10 @@ def time_limit():
 
 
 def serve():
-    """Fork one process per request on stdin, which runs a script; torch is imported only once."""
+    """Serve requests on stdin: fork a process that runs a script, or report its exit status.
+
+    Torch is imported only once.
+    """
     # The first optimizer imports torch._dynamo.
     for name in ("tyro", "torch.utils.tensorboard", "torch._dynamo", "gymnasium"):
         importlib.import_module(name)
@@ -290,7 +309,7 @@ class Job:
         return paths[0]
 
     def group_is_empty(self):
-        """Whether no process of the group is left, half a minute after the end at the latest."""
+        """Wait up to 30 seconds for the process group to become empty; return whether it did."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
@@ -333,7 +352,7 @@ def launch(server, tmp_path):
 
 
 def checkpoint_of(out):
-    """The checkpoint of the run whose standard output this is."""
+    """Path of the checkpoint of a run, from its standard output."""
     return out.splitlines()[0].removeprefix("run folder: ") + "/checkpoint.pt"
 
 
@@ -368,7 +387,7 @@ class TinyMDP:
     )
 
     def trajectories(self, theta):
-        """Yield (probability, states of horizon + 1 steps, actions); differentiable in theta."""
+        """Yield (probability, horizon + 1 states, actions); differentiable in theta."""
         pi = theta.softmax(-1)
         for states in itertools.product(range(2), repeat=self.horizon + 1):
             for actions in itertools.product(range(2), repeat=self.horizon):

@@ -24,6 +24,7 @@ from a2c_continuous import (
     value_loss,
 )
 from tests.conftest import assert_refused, checkpoint_of, distance
+from tests.definitions import explained_variance, gae_by_definition, ppo_surrogate
 from tests.toys import with_paid_resets
 
 
@@ -117,15 +118,6 @@ def test_initial_mean_is_the_middle_of_the_bounds():
     mean, log_std = agent.mean_and_log_std(torch.randn(100, 8))
     assert mean.abs().max() < 0.1
     assert (log_std == -1.5).all()
-
-
-def test_actions_can_be_the_targets_of_a_loss(agent):
-    """They are plain tensors without a gradient, so another network can imitate them."""
-    student, obs = torch.nn.Linear(3, 2), torch.randn(6, 3)
-    for greedy in (True, False):
-        torch.nn.functional.mse_loss(student(obs), agent.act(obs, greedy)).backward()
-    assert student.weight.grad.abs().max() > 0
-    assert all(weight.grad is None for weight in agent.parameters())
 
 
 # --- From [-1, 1] to the bounds of the environment
@@ -266,20 +258,6 @@ def test_advantages_of_ppo_are_constants():
     torch.testing.assert_close(log_probs.grad, torch.full((3,), -1 / 3))
 
 
-def gae_by_definition(rewards, values, terminated, done, gamma, lam):
-    """Sum (gamma lambda)^l delta[t+l] for each row separately, up to the end of its episode."""
-    advantages = np.zeros(rewards.shape)
-    for t, n in np.ndindex(rewards.shape):
-        factor = 1.0
-        for s in range(t, len(rewards)):
-            bootstrap = 0.0 if terminated[s, n] else values[s + 1, n]
-            advantages[t, n] += factor * (rewards[s, n] + gamma * bootstrap - values[s, n])
-            factor *= gamma * lam
-            if done[s, n]:
-                break
-    return advantages
-
-
 def random_rollout(args, seed=0):
     """A rollout as the script collects them, with every kind of end in its last row."""
     rng, shape = np.random.default_rng(seed), (args.num_steps, args.num_envs)
@@ -306,12 +284,6 @@ def random_rollout(args, seed=0):
 
 def changed(rollout, **fields):
     return Scripted(**vars(rollout) | fields)
-
-
-def ppo_surrogate(log_probs, advantages):
-    """The clipped objective of PPO, at a ratio of 1: no log-probability, only the ratio."""
-    ratio = (log_probs - log_probs.detach()).exp()
-    return torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
 
 
 def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
@@ -541,15 +513,6 @@ def test_batch_of_one_gives_no_nan():
 # --- Diagnostics
 
 
-def explained_variance(agent, rollout, args):
-    """1 - Var[G - V] / Var[G] of the transitions."""
-    v = agent.value(torch.from_numpy(rollout.obs)).detach().numpy()
-    ends = rollout.terminated, rollout.done
-    gae = gae_by_definition(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
-    returns, values = ((gae + v[:-1])[rollout.live], v[:-1][rollout.live])
-    return 1 - np.var(returns - values) / np.var(returns)
-
-
 def test_explained_variance_against_its_definition():
     rollout, agent = random_rollout(PLAIN), make_agent(PLAIN)
     before = copy.deepcopy(agent)
@@ -737,15 +700,6 @@ def test_rates_are_those_of_the_step_at_which_a_rollout_begins(scripted, changes
         rates = [0.02 * remaining, 0.01 * remaining]
         assert found.rates == pytest.approx(rates[:1] if "shared_body" in changes else rates)
         assert min(found.rates) > 0
-
-
-def test_networks_are_float32_whatever_the_default(recorded):
-    torch.set_default_dtype(torch.float64)
-    try:
-        agent = recorded(total_timesteps=ONE_ROLLOUT).agent
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert {weight.dtype for weight in agent.parameters()} == {torch.float32}
 
 
 def test_training_for_a_single_rollout_changes_both_networks(recorded):

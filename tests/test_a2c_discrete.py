@@ -20,6 +20,7 @@ from a2c_discrete import (
     value_loss,
 )
 from tests.conftest import assert_refused, checkpoint_of, distance
+from tests.definitions import explained_variance, gae_by_definition, ppo_surrogate
 from tests.toys import with_paid_resets
 
 
@@ -41,20 +42,6 @@ def column(*numbers, dtype=torch.float64):
 
 
 # --- Generalised advantage estimation
-
-
-def gae_by_definition(rewards, values, terminated, done, gamma, lam):
-    """Sum (gamma lambda)^l delta[t+l] for each row separately, up to the end of its episode."""
-    advantages = np.zeros(rewards.shape)
-    for t, n in np.ndindex(rewards.shape):
-        factor = 1.0
-        for s in range(t, len(rewards)):
-            bootstrap = 0.0 if terminated[s, n] else values[s + 1, n]
-            advantages[t, n] += factor * (rewards[s, n] + gamma * bootstrap - values[s, n])
-            factor *= gamma * lam
-            if done[s, n]:
-                break
-    return advantages
 
 
 @pytest.fixture
@@ -210,12 +197,6 @@ def test_norm_adv_scales_the_expected_gradient(mdp):
 # --- Losses
 
 
-def ppo_surrogate(log_probs, advantages):
-    """The clipped objective of PPO, at a ratio of 1: no log-probability, only the ratio."""
-    ratio = (log_probs - log_probs.detach()).exp()
-    return torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
-
-
 def test_gradient_is_that_of_ppo_at_ratio_one():
     log_probs = torch.randn(50, dtype=torch.float64, requires_grad=True)
     advantages = torch.randn(50, dtype=torch.float64)
@@ -326,16 +307,6 @@ def test_distribution():
 def test_initial_policy_is_nearly_uniform():
     probs = Agent(8, 4, Args()).actor(torch.randn(100, 8)).softmax(-1)
     assert (probs - 0.25).abs().max() < 0.02
-
-
-def test_actions_can_be_the_targets_of_a_loss():
-    """They are plain tensors without a gradient, so another network can imitate them."""
-    agent, student, obs = Agent(3, 4, Args()), torch.nn.Linear(3, 4), torch.randn(6, 3)
-    for greedy in (True, False):
-        actions = agent.act(obs, greedy)
-        torch.nn.functional.cross_entropy(student(obs), actions).backward()
-    assert student.weight.grad.abs().max() > 0
-    assert all(weight.grad is None for weight in agent.parameters())
 
 
 # --- The update
@@ -648,15 +619,6 @@ def test_batch_of_one_gives_no_nan():
 # --- Diagnostics
 
 
-def explained_variance(agent, rollout, args):
-    """1 - Var[G - V] / Var[G] of the transitions."""
-    v = agent.value(torch.from_numpy(rollout.obs)).detach().numpy()
-    ends = rollout.terminated, rollout.done
-    gae = gae_by_definition(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
-    returns, values = ((gae + v[:-1])[rollout.live], v[:-1][rollout.live])
-    return 1 - np.var(returns - values) / np.var(returns)
-
-
 def test_explained_variance_against_its_definition():
     rollout, agent = random_rollout(PLAIN), make_agent(PLAIN)
     before = copy.deepcopy(agent)
@@ -775,15 +737,6 @@ def test_rates_are_those_of_the_step_at_which_a_rollout_begins(recorded, changes
         rates = [0.5 * remaining, 0.25 * remaining]
         assert found.rates == pytest.approx(rates[:1] if "shared_body" in changes else rates)
         assert min(found.rates) > 0
-
-
-def test_networks_are_float32_whatever_the_default(recorded):
-    torch.set_default_dtype(torch.float64)
-    try:
-        agent = recorded(total_timesteps=ONE_ROLLOUT).agent
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert {weight.dtype for weight in agent.parameters()} == {torch.float32}
 
 
 def test_training_for_a_single_rollout_changes_both_networks(recorded):

@@ -1,7 +1,6 @@
 """ac_td0.py: the two updates, the training loop, the logged values and the seed."""
 
 import itertools
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,21 +21,6 @@ PLAIN = Args(gamma=GAMMA, hidden_sizes=(), optimizer="sgd", actor_lr=1.0, critic
 def test_td_error_by_hand():
     assert td_error(1.0, 2.0, 10.0, False, 0.5) == 1 + 5 - 2
     assert td_error(1.0, 2.0, 10.0, True, 0.5) == 1 - 2  # V = 0 in a terminal state
-
-
-@pytest.fixture
-def set_clock(monkeypatch):
-    """Replace the script's clock by one that advances by `tick` seconds at each call.
-
-    The script reports after a quarter of a second, and at the end.
-    """
-
-    def set_clock(tick):
-        ticks = itertools.count(time.time(), tick)
-        clock = SimpleNamespace(time=lambda: next(ticks), perf_counter=lambda: next(ticks))
-        monkeypatch.setattr(ac_td0, "time", clock)
-
-    return set_clock
 
 
 def fixed_policy(logits):
@@ -301,7 +285,7 @@ def test_logged_values_are_those_of_the_steps_since_the_last_report(
     steps_of, monkeypatch, set_clock, kind, tick
 ):
     logged = {}
-    set_clock(tick)
+    set_clock(ac_td0, tick)
 
     def log(self, tag, value, step):
         logged.setdefault(step, {})[tag.removeprefix("losses/")] = float(value)
@@ -431,7 +415,7 @@ def test_nan_in_a_gradient_is_not_saved(tmp_path, monkeypatch, set_clock, networ
 
     updates, original = [], ac_td0.update
     monkeypatch.setattr(ac_td0, "update", update)
-    set_clock(1.0)  # a report and a checkpoint after every step
+    set_clock(ac_td0, 1.0)  # a report and a checkpoint after every step
     args = Args(env_id="Scripted-v0", checkpoint_interval=0, log_dir=str(tmp_path))
     with pytest.raises(FloatingPointError, match="step 30: NaN or inf in weights"):
         ac_td0.train(args)
@@ -445,7 +429,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path, set_clock):
     """Either the weights overflow first, in a step whose TD error is still finite, or a value."""
     rates = {"optimizer": "sgd", "actor_lr": 1.0, "critic_lr": 1.0, "activation": "relu"}
     args = Args(total_timesteps=600, checkpoint_interval=0, log_dir=str(tmp_path), **rates)
-    set_clock(1.0)
+    set_clock(ac_td0, 1.0)
     with pytest.raises(FloatingPointError, match=r"NaN or inf in (weights|delta)") as error:
         ac_td0.train(args)
     (checkpoint,) = tmp_path.glob("*/checkpoint.pt")

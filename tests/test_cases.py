@@ -204,6 +204,7 @@ def test_actions_may_be_used_in_a_loss(case, greedy):
     loss.backward()
     assert student.weight.grad.abs().sum() > 0
     assert not actions.requires_grad
+    assert all(weight.grad is None for weight in agent.parameters())
 
 
 # Spaces

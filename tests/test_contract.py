@@ -88,7 +88,7 @@ def test_seeds(case, tmp_path, monkeypatch, capsys):
 
 
 def test_train_restores_every_setting_of_the_process(case, tmp_path, monkeypatch):
-    """It changes neither denormal numbers nor signal handlers, and restores the threads."""
+    """train() changes neither the denormal mode nor signal handlers, and restores the threads."""
     numbers, threads, update = (signal.SIGINT, signal.SIGTERM), [], case.module.update
 
     def spy(*args, **kwargs):
@@ -159,7 +159,7 @@ def test_logged_return_is_the_mean_since_the_last_report(case, tmp_path, monkeyp
     assert [at for at, _, _ in episodes if at > start] == []
     assert len(points) > 2
     assert np.median(covered) > 1
-    assert len({r for _, r, _ in episodes}) > 1  # otherwise any of them would pass
+    assert len({r for _, r, _ in episodes}) > 1  # otherwise any single return would pass
 
 
 def test_runs_that_follow_at_once_have_their_own_folders(case, tmp_path, capsys):
@@ -279,7 +279,7 @@ def test_evaluations_are_logged_and_the_best_policy_is_kept(case, tmp_path, monk
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == "evaluation: return 0.00 +- 1.00 over 2 episodes"
     assert [value for _, value in scalars] == [1.0, 5.0, 5.0, 3.0]
-    # At the first update that ends at a multiple of 300 or after it, and at the end.
+    # Evaluate at the first update at or after each multiple of 300, and at the end.
     for (step, _), wanted in zip(scalars, (300, 600, 900, 1000)):
         assert wanted <= step <= wanted + case.steps * case.num_envs
     best = Path(checkpoint_of(out)).with_name("best.pt")
@@ -349,7 +349,7 @@ def test_an_environment_that_raises_anything_over_its_arguments(case, cli, tmp_p
 
 @pytest.mark.parametrize("limit", [None, -1])
 def test_a_time_limit_may_be_null_or_absent(limit, tmp_path):
-    """Null is the registered limit, and -1 none; CartPole's vector form knows neither."""
+    """Null keeps the registered limit, -1 removes it. CartPole's vector form supports neither."""
     (case,) = (case for case in CASES if case.name == "a2c_discrete")
     kwargs = json.dumps({"max_episode_steps": limit})
     args = case.args(tmp_path, env_id="CartPole-v1", env_kwargs=kwargs)
@@ -361,7 +361,7 @@ def test_a_time_limit_may_be_null_or_absent(limit, tmp_path):
 
 
 def test_env_kwargs_of_an_environment_with_a_vector_form(case, tmp_path):
-    """CartPole's has a time limit of its own."""
+    """CartPole's native vector environment has its own time limit."""
     if case.is_box:
         pytest.skip("CartPole has discrete actions")
     args = case.args(tmp_path, env_id="CartPole-v1", env_kwargs='{"max_episode_steps": 9}')
@@ -617,10 +617,10 @@ def test_rates_decrease_linearly_over_all_steps(case, tmp_path, monkeypatch, cap
     path = checkpoint_of(capsys.readouterr().out)
     assert rates[0].tolist() == [1e-3, 4e-3]
     assert np.allclose(rates[:, 1], 4 * rates[:, 0])
-    # The rate of an update is the one at the start of its rollout, up to the reset steps.
+    # The learning rate of an update is that at the start of its rollout, apart from reset steps.
     line = np.linspace(1e-3, 0, len(rates) + 1)[:-1]
     assert np.abs(rates[:, 0] - line).max() < 4e-5
-    # Resumed with twice the steps, the run is half-way.
+    # When resumed with twice the total steps, the run is halfway through.
     rates = rates_of(total_timesteps=8000, resume=path)
     assert 4.5e-4 < rates[0, 0] <= 5.1e-4
     assert (rates_of(anneal_lr=False) == [1e-3, 4e-3]).all()
@@ -649,7 +649,7 @@ def test_evaluation_is_greedy_and_seeded(case):
     actions = env.unwrapped.actions
     assert len(actions) == 12
     assert all(np.array_equal(action, actions[0]) for action in actions)
-    assert case.is_box or actions[0] == 6  # the second of those that start with 5
+    assert case.is_box or actions[0] == 6  # the second action; they start at 5
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import os
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -704,21 +703,6 @@ def made(monkeypatch):
     return environments
 
 
-@pytest.fixture
-def set_clock(monkeypatch):
-    """Replace the script's clock by one that advances by `tick` seconds at each call.
-
-    The script reports after a quarter of a second, and at the end.
-    """
-
-    def set_clock(tick):
-        ticks = itertools.count(time.time(), tick)
-        clock = SimpleNamespace(time=lambda: next(ticks), perf_counter=lambda: next(ticks))
-        monkeypatch.setattr(ddpg, "time", clock)
-
-    return set_clock
-
-
 def test_transitions_of_scripted_episodes(recorded):
     """Lengths 3, 2, 4, ended by termination, truncation, both: true successors, no resets."""
     rows, _, episodes = recorded()
@@ -871,28 +855,6 @@ def test_an_agent_that_has_learned_never_returns_to_random_actions(recorded, cap
         assert action.tolist() == want.tolist()
 
 
-def test_the_command_line_flushes_denormal_numbers(cli):
-    """The gradient of a dead unit is 0, and Adam's mean of it decays into denormal numbers."""
-    torch.set_flush_denormal(False)
-    flags = ["--total-timesteps", 5, "--eval-episodes", 1]
-    assert cli(SCRIPT, *flags).status == 0
-    assert torch.full((1,), 1e-38).mul(0.5).item() == 0.0
-
-
-def test_train_restores_the_threads_and_leaves_denormal_numbers_alone(recorded, monkeypatch):
-    def spy(*args):
-        threads.add(torch.get_num_threads())
-        return original(*args)
-
-    threads, original = set(), ReplayBuffer.sample
-    monkeypatch.setattr(ReplayBuffer, "sample", spy)
-    torch.set_flush_denormal(False)
-    recorded(torch_threads=2)
-    assert threads == {2}
-    assert torch.get_num_threads() == 1
-    assert torch.full((1,), 1e-38).mul(0.5).item() > 0.0
-
-
 # Seeds: each source of randomness alone
 
 
@@ -1013,7 +975,7 @@ def test_nan_in_a_loss_or_gradient_stops_the_run(
     steps, step = [], Identity.step
     monkeypatch.setattr(Identity, "step", lambda *args: steps.append(1) or step(*args))
     monkeypatch.setattr(place, name, value)
-    set_clock(1.0)  # a report after every step, and a checkpoint if the interval is 0
+    set_clock(ddpg, 1.0)  # a report after every step, and a checkpoint if the interval is 0
     args = replace(SMALL, env_id="IdentityBox-v0", total_timesteps=50, log_dir=str(tmp_path))
     with pytest.raises(FloatingPointError, match="step 20: NaN or inf in "):
         ddpg.train(replace(args, checkpoint_interval=checkpoint_interval))

@@ -25,7 +25,7 @@ from tests.conftest import CASES, assert_refused, checkpoint_of, distance
 from tests.test_cases import MODES
 from tests.test_contract import LONG, STATUS, assert_interrupted
 
-# A report comes at most every 0.25 s, so with LONG's shorter interval each report saves.
+# There is at most one report every 0.25 s, so with LONG's shorter interval each report saves.
 SAVE_BUFFER = {"ddpg": ["--save-buffer"]}
 REST = {"script", "args", "global_step", "rng", "episodes"}  # of a checkpoint, besides the parts
 
@@ -83,7 +83,7 @@ def assert_whole(path, case):
 
 
 def reported_steps(folder):
-    """The steps of a run's reports, as far as TensorBoard finds them."""
+    """The steps of a run's reports, that TensorBoard can read."""
     events = EventAccumulator(str(folder)).Reload()
     tags = events.Tags()["scalars"]
     return [e.step for e in events.Scalars("charts/SPS")] if "charts/SPS" in tags else []
@@ -97,8 +97,8 @@ def test_kill_at_any_moment_loses_at_most_one_interval(case, number, launch, tmp
     """The checkpoint is whole, and at most the last report's steps are not in it.
 
     Each report first writes its curves and then saves. When the curves of a report are on the disk,
-    the previous one has saved. This compares steps, not times, so it also holds on a slow machine.
-    Workers whose parent was killed end by themselves.
+    the previous report has saved its checkpoint. The test compares steps, not times, so it also
+    holds on a slow machine. Workers whose parent was killed end by themselves.
     """
     rng = random.Random(f"{case.name} {number}")
     mode = "async" if case.num_envs > 1 and number % 2 else "auto"
@@ -139,7 +139,7 @@ def test_kill_at_any_moment_loses_at_most_one_interval(case, number, launch, tmp
     ],
 )
 def test_interrupt_at_any_moment(case, mode, number, launch, tmp_path):
-    """Ctrl-C and SIGTERM save, also in the middle of a save; no process or traceback is left.
+    """Ctrl-C and SIGTERM trigger a save, even during another save; no process or traceback is left.
 
     Before the first step there is nothing to save.
     """
@@ -178,7 +178,7 @@ def test_interrupt_at_any_moment(case, mode, number, launch, tmp_path):
     "pause", [0.01, *(pytest.param(pause, marks=pytest.mark.slow) for pause in (0.0, 0.003, 0.03))]
 )
 def test_an_impatient_user(name, mode, sent, pause, launch, tmp_path):
-    """Three signals in a row do what one does."""
+    """Three signals in a row have the same effect as one."""
     (case,) = (case for case in CASES if case.name == name)
     job = launch(case.file, *LONG, *flags_of(mode))
     path = job.wait_for_checkpoint(tmp_path)
@@ -193,7 +193,7 @@ def test_an_impatient_user(name, mode, sent, pause, launch, tmp_path):
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
-TWO_SCRIPTS = pytest.mark.parametrize(  # by default, because this code is the same in all
+TWO_SCRIPTS = pytest.mark.parametrize(  # by default; this code is the same in all five
     "case",
     [
         pytest.param(
@@ -207,7 +207,7 @@ TWO_SCRIPTS = pytest.mark.parametrize(  # by default, because this code is the s
 
 
 def assert_says_what_to_do(outcome, folder, words):
-    """Assert status 2 and no traceback; the last line names the folder, the reason, a way out."""
+    """Assert status 2 and no traceback; the last line names folder, reason and what to do."""
     assert "Traceback" not in outcome.err, outcome.err
     assert outcome.status == 2
     last_line = outcome.err.rstrip().splitlines()[-1]
@@ -223,7 +223,7 @@ def assert_says_what_to_do(outcome, folder, words):
 @pytest.mark.parametrize("what", ["checkpoint", pytest.param("curves", marks=pytest.mark.slow)])
 @TWO_SCRIPTS
 def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(case, what, launch, tmp_path):
-    """Whether the checkpoint or the curves cannot be written: a link to /dev/full stands for it."""
+    """It may concern the checkpoint or the curves. A link to /dev/full simulates a full disk."""
     job = launch(case.file, *LONG)
     path = job.wait_for_checkpoint(tmp_path)
     folder, link = path.parent, tmp_path / "link"
@@ -394,7 +394,7 @@ def same(one, other):
 def test_a_checkpoint_with_flipped_bits_is_refused_or_unharmed(
     case, number, cli, checkpoint, tmp_path
 ):
-    """A bit may be flipped that carries nothing, such as padding; then the content is the same."""
+    """A flipped bit may carry no data, for example in padding. The content is then unchanged."""
     content, rng = checkpoint.read_bytes(), random.Random(f"{case.name} {number}")
     original = torch.load(checkpoint, weights_only=True)
     refused = 0

@@ -1,8 +1,6 @@
 """reinforce_baseline.py: returns, the policy gradient and its variance, episodes and updates."""
 
 import copy
-import itertools
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -585,21 +583,6 @@ def test_rewards_after_the_end_are_not_counted():
 # Training
 
 
-@pytest.fixture
-def set_clock(monkeypatch):
-    """Replace the script's clock by one that advances by `tick` seconds at each call.
-
-    The script reports after one second, and at the end.
-    """
-
-    def set_clock(tick):
-        ticks = itertools.count(time.time(), tick)
-        clock = SimpleNamespace(time=lambda: next(ticks), perf_counter=lambda: next(ticks))
-        monkeypatch.setattr(reinforce, "time", clock)
-
-    return set_clock
-
-
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_logged_values_are_those_from_before_the_update(
     batches_of, monkeypatch, set_clock, baseline
@@ -610,7 +593,7 @@ def test_logged_values_are_those_from_before_the_update(
     def log(self, tag, value, step):
         logged.setdefault(step, {})[tag.removeprefix("losses/")] = float(value)
 
-    set_clock(1.5)
+    set_clock(reinforce, 1.5)
     monkeypatch.setattr(reinforce.SummaryWriter, "add_scalar", log)
     records, _, _ = batches_of(num_envs=3, total_timesteps=400, baseline=baseline)
     ends = np.cumsum([len(record.batch.obs) for record in records])
@@ -700,7 +683,7 @@ def test_nan_in_a_gradient_stops_the_run_in_the_same_update(
     updates, original_update, original = [], reinforce.update, getattr(Agent, name)
     monkeypatch.setattr(reinforce, "update", update)
     monkeypatch.setattr(Agent, name, method)
-    set_clock(1.5)  # a report after every update, and a checkpoint if the interval is 0
+    set_clock(reinforce, 1.5)  # a report after every update, and a checkpoint if the interval is 0
     args = Args(env_id="Scripted-v0", num_envs=2, log_dir=str(tmp_path))
     args = replace(args, critic_updates=critic_updates, checkpoint_interval=checkpoint_interval)
     # Two environments play episodes of length 3, then of length 2.

@@ -1,4 +1,4 @@
-"""Small environments whose every observation, reward and end is known beforehand."""
+"""Small environments with known behaviour."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 
 class Scripted(gym.Env):
-    """Plays episodes of given lengths and ends, over and over.
+    """Cycles through episodes of given lengths and endings.
 
     Observes [episode, step within it] and pays 1 + step as reward. `ends` is a string with one
     letter per episode: t terminated, u truncated, b both. With box, actions are two numbers, each
@@ -44,7 +44,7 @@ class Scripted(gym.Env):
 
 
 class OddSpace(spaces.Space):
-    """A space of a package's own, which Gymnasium cannot flatten."""
+    """A custom space that Gymnasium cannot flatten."""
 
     def sample(self, mask=None, probability=None):
         return "odd"
@@ -179,7 +179,7 @@ class Endless(Identity):
 
 
 class Steady(Endless):
-    """Pays 1 per step, for ever."""
+    """Pays 1 per step, forever."""
 
     def step(self, action):
         obs, _, terminated, truncated, info = super().step(action)
