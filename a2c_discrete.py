@@ -15,17 +15,15 @@ H is the policy's entropy; kappa and beta are weights. A[t+1] is treated as 0 if
 rollout ends at step t. At a time limit the episode ends, but s[t+1] is not terminal, so delta still
 bootstraps from it. lambda = 0 gives the one-step TD error, lambda = 1 the n-step advantage of A3C.
 Notes and differences from the sources:
-- The K critic steps follow SLM-Lab's "Simple Actor Critic". Each recomputes A and G with the
-  current critic before updating it. The actor uses the A of the last critic step, which the critic
-  after K - 1 steps gives. SLM-Lab's actor uses the critic after all K steps.
+- The K critic steps follow SLM-Lab's "Simple Actor Critic". Each first recomputes A and G. The
+  actor uses the A of step K, from the critic after K - 1 steps; SLM-Lab's uses all K steps.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.
 - With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), instead of
   -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are then
-  computed once, before the first step, which avoids the bias of K > 1. Each step uses the whole
-  rollout, where PPO usually uses minibatches.
+  computed once, before the first step, which avoids the bias of K > 1. PPO often uses minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - The actor's A is normalised over the batch, gradients are clipped, and the optimizer is Adam.
