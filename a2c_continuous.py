@@ -24,12 +24,11 @@ Additions for continuous actions, and for observations and rewards of any scale:
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and
-delta bootstraps from s[t+1] at a time limit. kappa and beta are weights. An update takes K critic
-steps from w_old. Each recomputes A and G, and the last also updates the actor. If K > 1, the critic
-is fitted to a rollout before it judges the actions of that rollout, which biases the gradient. With
---actor-updates E > 1, the last E steps use PPO's clipped loss, and A and G are computed only once,
-before the first step. The actor's A is normalised over the batch. Gradients are clipped. The factor
-gamma^t (Sutton and Barto 2018, section 13.5) is omitted.
+delta bootstraps from s[t+1] at a time limit. An update takes K critic steps from w_old. Each
+recomputes A and G, and the last also updates the actor. If K > 1, the critic is fitted to a rollout
+before it judges that rollout's actions, which biases the gradient. With --actor-updates E > 1, the
+last E steps use PPO's clipped loss, and A and G are computed once, before the first step. The
+actor's A is normalised over the batch. Gradients are clipped. The factor gamma^t is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`

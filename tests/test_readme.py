@@ -218,7 +218,7 @@ def test_what_was_tried():
         if r["seed"] == seed and env in r["flags"] and f"--num-envs {num_envs} " in r["flags"]
     }
     numbers = [found[env, n] for env in ("HalfCheetah", "Walker2d") for n in (8, 4)]
-    words = "changed it from {:.0f} to {:.0f} for seed 0, but also changed the return on Walker2d "
+    words = "changed the return on HalfCheetah from {:.0f} to {:.0f} for seed 0, but also changed the return on Walker2d "
     assert (words + "from {:.0f} to {:.0f} for seed 1").format(*numbers) in EVIDENCE_WORDS
     rows = rows_of("ac_td0-tried")
     failed = [r for r in rows if r["flags"] == "--env-id Acrobot-v1 --critic q --actor-lr 1e-4"]
