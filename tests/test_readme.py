@@ -218,8 +218,9 @@ def test_what_was_tried():
         if r["seed"] == seed and env in r["flags"] and f"--num-envs {num_envs} " in r["flags"]
     }
     numbers = [found[env, n] for env in ("HalfCheetah", "Walker2d") for n in (8, 4)]
-    words = "changed the return on HalfCheetah from {:.0f} to {:.0f} for seed 0, but also changed the return on Walker2d "
-    assert (words + "from {:.0f} to {:.0f} for seed 1").format(*numbers) in EVIDENCE_WORDS
+    words = "changed the return on HalfCheetah from {:.0f} to {:.0f} for seed 0, but also changed "
+    words += "the return on Walker2d from {:.0f} to {:.0f} for seed 1"
+    assert words.format(*numbers) in EVIDENCE_WORDS
     rows = rows_of("ac_td0-tried")
     failed = [r for r in rows if r["flags"] == "--env-id Acrobot-v1 --critic q --actor-lr 1e-4"]
     assert [(r["seed"], float(r["eval_mean"])) for r in failed] == [
@@ -242,7 +243,7 @@ def test_what_was_tried():
     flags = "--total-timesteps 300000 --gamma 0.98 --batch-size 128 --learning-starts 10000"
     returns = table.column([r for r in rows if r["flags"] == flags], "eval_mean")
     assert len(returns) == 5
-    words = f"five seeds return {returns.min():.0f} to {returns.max():.0f}"
+    words = f"five seeds give returns from {returns.min():.0f} to {returns.max():.0f}"
     assert f"with the default noise of 0.1, {words}" in EVIDENCE_WORDS
     curves = {}
     for row in rows_of("ddpg-td3"):
