@@ -104,7 +104,7 @@ def test_variance_with_a_baseline():
 def test_variance_of_qac():
     ratios = [float(row["ratio"]) for row in rows_of("ac_td0-q-variance")]
     assert len(ratios) == 5
-    assert f"the variance of the gradient is {np.median(ratios):.0f} times as large with the weight Q as" in WORDS
+    assert f"the variance of the gradient is {np.median(ratios):.0f} times as large with" in WORDS
 
 
 def test_the_td_error_solves_what_qac_does_not():
