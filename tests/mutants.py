@@ -1111,8 +1111,8 @@ samples of a learned sigma are not clipped
 + torch.randn_like(actions))
 
 greedy actions are sampled
-- self.pi(obs) if greedy else self.sample(obs)
-+ self.sample(obs)
+- self.pi(obs) if greedy else self.policy_action(obs)
++ self.policy_action(obs)
 
 the overestimation ignores the missing tail
 - total, returns = tail.item() * (1 - episode.terminated[-1].item())

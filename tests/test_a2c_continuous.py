@@ -791,7 +791,7 @@ def test_statistics_cannot_be_disabled_when_resumed(cli):
         (["--log-std-init", "3"], ["--log-std-init must be in [-5, 2], got 3"]),
         (["--num-envs", "0"], ["--num-envs must be in [1, inf], got 0"]),
         (["--shared-body"], ["--shared-body", "--critic-updates 1"]),
-        (["--actor-updates", "11"], ["--actor-updates", "--critic-updates (10)"]),
+        (["--actor-updates", "11"], ["--actor-updates", "--critic-updates 10"]),
         (["--env-id", "Unbounded-v0"], ["--env-id Unbounded-v0", "a bounded vector of floats"]),
         (["--env-id", "Matrix-v0"], ["--env-id Matrix-v0", "a bounded vector of floats"]),
         (["--env-id", "Integers-v0"], ["--env-id Integers-v0", "a bounded vector of floats"]),

@@ -872,7 +872,7 @@ def test_shared_body_can_be_repeated_when_resumed(cli):
         (["--num-steps", "1"], ["--num-steps must be in [2, inf], got 1"]),
         (["--optimizer", "sgd"], ["--optimizer", "rmsprop"]),
         (["--shared-body", "--critic-updates", "2"], ["--shared-body", "--critic-updates 1"]),
-        (["--actor-updates", "4"], ["--actor-updates", "--critic-updates (3)"]),
+        (["--actor-updates", "4"], ["--actor-updates", "--critic-updates 3"]),
         (["--clip-coef", "-0.1"], ["--clip-coef", "got -0.1"]),
         (["--randomize-domain"], ["--randomize-domain", "LunarLander"]),
     ],
