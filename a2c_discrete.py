@@ -16,7 +16,7 @@ rollout ends at step t. At a time limit the episode ends, but s[t+1] is not term
 bootstraps from it. lambda = 0 gives the one-step TD error, lambda = 1 the n-step advantage of A3C.
 Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each first recomputes A and G. The
-  actor uses the A of step K, from the critic after K - 1 steps; SLM-Lab's uses all K steps.
+  actor uses the A of step K, from the critic after K - 1 steps; in SLM-Lab, from the one after K.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. The
   baseline then depends on the sampled actions, which biases the gradient.

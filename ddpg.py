@@ -13,7 +13,7 @@ Q' and pi' are slow copies. The policy is improved as follows. Instead of search
 with the largest Q, take one step uphill, to a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress
 pi(s) onto a+. With a+ held constant, |pi(s) - a+|^2 / 2 has the gradient of -Q(s, pi(s)), namely
 -grad_a Q grad_theta pi. The step is only as good as Q. Q approximates that of the current policy,
-because its target uses pi'(s'). Old transitions are therefore usable without importance weights.
+because its target uses pi'(s') and not the action taken next. Old transitions need no reweighting.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
