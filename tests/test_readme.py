@@ -114,6 +114,20 @@ def test_the_td_error_solves_what_qac_does_not():
         found.append(table.solved(table.rows_of("ac_td0", env, "q"))[0])
     words = "every seed solves CartPole and Acrobot. With QAC, {} seeds solve CartPole and {} solve"
     assert words.format(*found) in WORDS
+    returns = table.column(table.rows_of("ac_td0", "Acrobot-v1", "q"), "eval_mean")
+    words = "{} of the {} greedy policies on Acrobot return -500."
+    assert words.format(sum(returns == -500), len(returns)) in WORDS
+
+
+def test_steps_to_200_on_lunar_lander():
+    """SB3's A2C has only 200k steps on LunarLander, so compare at that point."""
+    assert not any(
+        r["steps_to_threshold"] for r in table.rows_of("peers", "LunarLander-v3", "sb3-a2c")
+    )
+    rows = table.rows_of("a2c_discrete", "LunarLander-v3", "")
+    assert len(rows) == 10
+    assert sum(float(row["steps_to_threshold"]) <= 200_000 for row in rows) == 1
+    assert "only one of our ten seeds reached 200 within 200k steps" in WORDS
 
 
 def test_random_physics():
@@ -280,6 +294,15 @@ def test_ppo_against_a2c():
     )
     assert ahead == ["Walker2d-v5"]
     assert overlap == ["Hopper-v5", "HalfCheetah-v5"]
+    for env in ("Ant-v5", "BipedalWalker-v3"):
+        a2c, ppo = (
+            table.interquartile_mean(
+                table.column(table.rows_of("a2c_continuous", env, variant), "eval_mean")
+            )
+            for variant in ("", "ppo")
+        )
+        assert a2c > ppo
+    assert "On Ant and BipedalWalker, A2C has the higher return" in WORDS
 
 
 def test_gamma_on_swimmer():
