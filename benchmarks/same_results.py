@@ -1,0 +1,83 @@
+"""Does the present version of a script give the results of the version that made a saved run?
+
+    python benchmarks/same_results.py
+
+Each combination of experiment and version in results/reporting/summary.csv is trained for a few
+thousand steps with its own flags, by that version and by the present one. The weights, the episodes
+and the evaluation must agree exactly. The earlier versions come from Git. Takes about 20 minutes.
+"""
+
+import hashlib
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from run import RESULTS, ROOT, read
+
+STEPS = {  # at least ten updates
+    "a2c_discrete": 20_000,
+    "a2c_continuous": 12_000,
+    "ac_td0": 3_000,
+    "reinforce_baseline": 20_000,
+    "ddpg": 2_500,
+}
+LAUNCH = """
+import importlib, sys, torch, tyro
+script = importlib.import_module(sys.argv[1])
+agent, episodes = script.train(tyro.cli(script.Args, args=sys.argv[2:]))
+print(episodes, [weights.tolist() for weights in agent.state_dict().values()])
+"""
+
+
+def short(source: bytes) -> str:
+    """The value of the column `source` for the text of a script."""
+    return hashlib.sha256(source).hexdigest()[:8]
+
+
+def versions(script: str) -> dict[str, bytes]:
+    """All committed versions of a script: {source: text}."""
+    path = f"{script}.py"
+    commits = subprocess.check_output(["git", "log", "--format=%h", "--", path], cwd=ROOT)
+    texts = [
+        subprocess.check_output(["git", "show", f"{commit}:{path}"], cwd=ROOT)
+        for commit in commits.decode().split()
+    ]
+    return {short(text): text for text in texts}
+
+
+def outcome(script: str, source: bytes, flags: list[str]) -> list[str]:
+    """Train; return the evaluation, and the episodes and weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, f"{script}.py").write_bytes(source)
+        command = [sys.executable, "-c", LAUNCH, script, *flags]
+        out = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    return out.stdout.splitlines()[-2:]
+
+
+def main() -> None:
+    earlier = {script: versions(script) for script in STEPS}
+    rows = [row for row in read(RESULTS / "summary.csv") if row["script"] in STEPS]
+    names = "script", "env", "variant", "flags", "source"
+    differing = 0
+    for script, env, variant, flags, source in dict.fromkeys(
+        tuple(r[n] for n in names) for r in rows
+    ):
+        present = (ROOT / f"{script}.py").read_bytes()
+        if short(present) == source:
+            continue
+        words = ["--env-id", env, *shlex.split(flags), "--total-timesteps", str(STEPS[script])]
+        words += ["--eval-episodes", "1"]
+        words += ["--learning-starts", "500"] if script == "ddpg" else []
+        both = [outcome(script, text, words) for text in (earlier[script][source], present)]
+        assert both[0][0].startswith("evaluation")
+        differing += both[0] != both[1]
+        print(
+            "equal" if both[0] == both[1] else "DIFFERENT", script, env, variant, source, flush=True
+        )
+    sys.exit(differing > 0)
+
+
+if __name__ == "__main__":
+    main()
