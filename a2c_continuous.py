@@ -1,7 +1,7 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
-The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian and the default
-optimizer RMSprop. A network gives the mean mu(s), and log sigma is one learned parameter per
+The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian and some defaults
+differ. A network gives the mean mu(s), and log sigma is one learned parameter per
 dimension i, independent of the state. Actions are scaled so that -1 and 1 are the bounds.
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
@@ -19,8 +19,8 @@ Additions for continuous actions, and for observations and rewards of any scale:
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], a discounted sum of
   the episode's rewards so far, and clipped to [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics, frozen in evaluation. Those of R are updated before
-  each update(), those of observations after it. The latter start as mean 0 and std 1.
+- Both use running statistics. Those of R are updated before each update(), those of observations
+  after it and not in evaluation. The latter start as mean 0 and std 1.
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and
@@ -87,7 +87,7 @@ class Args:
     critic_updates: Count = 10  # K, critic steps per rollout
     actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber: linear in errors larger than 1
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
@@ -304,7 +304,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
-    """Divide the rewards of a rollout by the standard deviation of R[t]."""
+    """Divide the rewards of a rollout by the running standard deviation of R[t], then clip them."""
     agent.return_statistics.update(rollout.discounted[rollout.live])
     std = (agent.return_statistics.var.item() + 1e-8) ** 0.5
     rollout.rewards[:] = (rollout.rewards / std).clip(-10, 10)
@@ -544,8 +544,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # A greedy policy may never finish; cap episodes that have no time limit.
-    limit = (env.spec and env.spec.max_episode_steps) or 10_000
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000  # a greedy policy may never finish
     for i in range(num_episodes):
         (obs, _), done, steps = env.reset(seed=i), False, 0
         while not done and steps < limit:
@@ -716,7 +715,6 @@ class Run(AbstractContextManager):
             raise InputError(text) from error
 
     def restore(self, path: str) -> None:
-        """Continue from a checkpoint."""
         state = load(path, self.args)
         try:
             for name, part in self.parts.items():
@@ -770,8 +768,6 @@ class Run(AbstractContextManager):
 
 
 def main() -> None:
-    """Run the script from the command line."""
-
     def stop(number, frame):  # a second signal must not interrupt the save
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -16,10 +16,10 @@ rollout ends at step t. At a time limit the episode ends, but s[t+1] is not term
 bootstraps from it. lambda = 0 gives the one-step TD error, lambda = 1 the n-step advantage of A3C.
 Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". Each first recomputes A and G. The
-  actor uses the A of step K, from the critic after K - 1 steps; in SLM-Lab, from the one after K.
+  actor thus uses the critic after K - 1 steps; in SLM-Lab, it uses the critic after all K steps.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
-- If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. The
-  baseline then depends on the sampled actions, which biases the gradient.
+- If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. This
+  biases the gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
 - With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), instead of
   -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are then
@@ -86,7 +86,7 @@ class Args:
     critic_updates: Count = 3  # K, critic steps per rollout
     actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber reduces the influence of outliers
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber: linear in errors larger than 1
     proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
@@ -510,8 +510,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # A greedy policy may never finish; cap episodes that have no time limit.
-    limit = (env.spec and env.spec.max_episode_steps) or 10_000
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000  # a greedy policy may never finish
     for i in range(num_episodes):
         (obs, _), done, steps = env.reset(seed=i), False, 0
         while not done and steps < limit:
@@ -682,7 +681,6 @@ class Run(AbstractContextManager):
             raise InputError(text) from error
 
     def restore(self, path: str) -> None:
-        """Continue from a checkpoint."""
         state = load(path, self.args)
         try:
             for name, part in self.parts.items():
@@ -736,8 +734,6 @@ class Run(AbstractContextManager):
 
 
 def main() -> None:
-    """Run the script from the command line."""
-
     def stop(number, frame):  # a second signal must not interrupt the save
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

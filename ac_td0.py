@@ -23,8 +23,9 @@ delta and Q(S, A, w) are computed once, before both updates. The critic's update
 no gradient flows through the target. Differences from the book:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
-- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. The actor then
-  follows the gradient of the start state's discounted value, but late steps have little weight.
+- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With an exact critic,
+  the expected policy gradient is then that of the start state's discounted value, but late steps
+  have little weight.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -162,7 +163,7 @@ def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return the earlier delta, value and log pi(A|S). gamma_t is I."""
+    """Update both networks; return delta, value and log pi(A|S) from before. gamma_t is I."""
     is_q = args.critic == "q"
     value, log_prob = step.values[:, step.action if is_q else 0], step.log_pi[:, step.action]
     with torch.no_grad():
@@ -212,17 +213,15 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
             if done:
                 obs, _ = env.reset(seed=run.reset_seed())  # only the first reset is seeded
                 run.check(observation=obs)
-                obs, next_action, gamma_t = tensor(obs)[None], None, 1.0  # gamma_t is I in the book
+                obs, action, gamma_t = tensor(obs)[None], None, 1.0  # gamma_t is I in the book
             log_pi, values = agent.actor(obs).log_softmax(-1), agent.critic(obs)
-            action = next_action
             if action is None:  # --critic v, or the first step of an episode
                 action = sample(log_pi.detach()).item()
             next_obs, reward, terminated, truncated, _ = env.step(to_env(action, env.action_space))
             done = terminated or truncated
             run.add_step(next_obs, reward, done)
             next_obs = tensor(next_obs)[None]
-            if args.critic == "q":
-                next_action = agent.act(next_obs).item()  # A', sampled before the update, as in QAC
+            next_action = agent.act(next_obs).item() if args.critic == "q" else None  # A' of QAC
             step = Transition(log_pi, values, action, reward, next_obs, next_action, terminated)
             found = update(agent, optimizer, step, gamma_t, args)
             run.check(delta=found["delta"], log_prob=found["log_prob"])
@@ -232,7 +231,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 window.clear()
             if args.discount_policy_gradient:
                 gamma_t *= args.gamma
-            obs = next_obs
+            obs, action = next_obs, next_action
     run.evaluate()
     return agent, run.episodes
 
@@ -354,8 +353,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # A greedy policy may never finish; cap episodes that have no time limit.
-    limit = (env.spec and env.spec.max_episode_steps) or 10_000
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000  # a greedy policy may never finish
     for i in range(num_episodes):
         (obs, _), done, steps = env.reset(seed=i), False, 0
         while not done and steps < limit:
@@ -526,7 +524,6 @@ class Run(AbstractContextManager):
             raise InputError(text) from error
 
     def restore(self, path: str) -> None:
-        """Continue from a checkpoint."""
         state = load(path, self.args)
         try:
             for name, part in self.parts.items():
@@ -580,8 +577,6 @@ class Run(AbstractContextManager):
 
 
 def main() -> None:
-    """Run the script from the command line."""
-
     def stop(number, frame):  # a second signal must not interrupt the save
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

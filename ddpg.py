@@ -7,12 +7,12 @@ B transitions sampled from it.
     y        = r + gamma Q'(s', pi'(s'))                      Q' = 0 in a terminal state
     L_critic = mean[(y - Q(s, a))^2]
     L_actor  = -mean[Q(s, pi(s))]                             minimised over theta, pi's weights
-    w'       = tau w + (1 - tau) w'                           w, w': weights of Q, pi and of Q', pi'
+    w'       = tau w + (1 - tau) w'                           w, w': weights of Q, Q'; likewise pi
 
 Q' and pi' are slow copies. The policy is improved as follows. Instead of searching for the action
 with the largest Q, take one step uphill, to a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress
-pi(s) onto a+. With a+ held constant, |pi(s) - a+|^2 / 2 has the gradient of -Q(s, pi(s)), namely
--grad_a Q grad_theta pi. The step is only as good as Q. Q approximates that of the current policy,
+pi(s) onto a+. With a+ held constant, |pi(s) - a+|^2 / 2 has the same gradient as -Q(s, pi(s)):
+-grad_a Q grad_theta pi. The step is only as good as Q. Q approximates the current policy's values,
 because its target uses pi'(s') and not the action taken next. Old transitions need no reweighting.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
@@ -27,8 +27,8 @@ Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
   the smaller of two target values, updates the actor and the targets every second step, and
   smooths Q' with noise on pi'(s').
-- SVG(0) (Heess et al. 2015): --noise learned. The policy is a = pi(s) + sigma epsilon, with epsilon
-  from N(0, I). L_actor = -mean[Q(s, a)] is differentiated with respect to pi and sigma.
+- SVG(0) (Heess et al. 2015): --noise learned. The policy is a = clip(pi(s) + sigma epsilon, -1, 1),
+  epsilon from N(0, I). L_actor = -mean[Q(s, a)] is differentiated with respect to pi and sigma.
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -136,16 +136,11 @@ def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
-    """Linear layers with an activation between them.
-
-    As in the paper, the last layer is initialised uniformly in [-3e-3, 3e-3]. Q and pi then start
-    close to 0, where the tanh of pi is not saturated.
-    """
+    """Linear layers and activations. Q and pi start near 0, where the tanh of pi is not flat."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
-        hidden = nn.Tanh() if activation == "tanh" else nn.ReLU(inplace=True)  # avoids a copy
-        layers += [nn.Linear(n_in, n_out), hidden]
-    for parameter in layers[-2].parameters():  # weight and bias of the last Linear
+        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+    for parameter in layers[-2].parameters():  # the last Linear is initialised as in the paper
         nn.init.uniform_(parameter, -3e-3, 3e-3)
     return nn.Sequential(*layers[:-1])
 
@@ -185,7 +180,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """pi(s) if greedy, otherwise policy_action(s): the same except with --noise learned."""
+        """pi(s); with --noise learned, a sample of the policy unless greedy: -> (..., act_size)."""
         return self.pi(obs) if greedy else self.policy_action(obs)
 
 
@@ -287,7 +282,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
     After a time limit, Q(s', pi(s')) estimates the missing tail of G. Exploration noise usually
-    lowers G, but Q ignores this noise unless it is learned.
+    lowers G, but Q ignores this noise unless it is learned. With twin critics, Q is the smaller.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
     total, returns = tail.item() * (1 - episode.terminated[-1].item()), []
@@ -300,7 +295,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 @torch.no_grad()
 def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
-    """Statistics of the batch after the update (targets without noise), gradients, last episode."""
+    """Statistics of the batch after the update (targets without noise), gradients and episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     q = agent.q(batch.obs, batch.actions)
@@ -492,8 +487,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # A greedy policy may never finish; cap episodes that have no time limit.
-    limit = (env.spec and env.spec.max_episode_steps) or 10_000
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000  # a greedy policy may never finish
     for i in range(num_episodes):
         (obs, _), done, steps = env.reset(seed=i), False, 0
         while not done and steps < limit:
@@ -664,7 +658,6 @@ class Run(AbstractContextManager):
             raise InputError(text) from error
 
     def restore(self, path: str) -> None:
-        """Continue from a checkpoint."""
         state = load(path, self.args)
         try:
             for name, part in self.parts.items():
@@ -718,8 +711,6 @@ class Run(AbstractContextManager):
 
 
 def main() -> None:
-    """Run the script from the command line."""
-
     def stop(number, frame):  # a second signal must not interrupt the save
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -188,7 +188,7 @@ class Episodes(NamedTuple):
 
 
 def play(agent: Agent, envs: gym.vector.VectorEnv, seed: int | None = None) -> Episodes:
-    """Play one episode in each environment; early finishers keep stepping but are masked out."""
+    """Play one episode in each environment; steps after its end are masked out and not counted."""
     obs, _ = envs.reset(seed=seed)
     all_obs, rows, live = [obs.astype(np.float32)], [], np.ones(len(obs), bool)
     device = next(agent.parameters()).device
@@ -265,7 +265,7 @@ def update(agent: Agent, optimizer, batch: EpisodeBatch, args: Args) -> dict[str
 
 
 def gradient_variance(agent: Agent, batch: EpisodeBatch, num_episodes: int) -> float:
-    """Variance of the policy gradient: that across episodes, summed over all weights, over N."""
+    """Sample variance of the episodes' gradients, summed over all weights and divided by N."""
     gradients = []
     for n in range(num_episodes):
         rows = batch.episode == n
@@ -432,9 +432,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     if mode == "auto" and not options and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []
     if env.spec.max_episode_steps is None:
-        print(
-            f"warning: {args.env_id} has no time limit; an episode may never end", file=sys.stderr
-        )
+        print(f"warning: {args.env_id} has no time limit; episodes may never end", file=sys.stderr)
     try:
         if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -466,8 +464,7 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # A greedy policy may never finish; cap episodes that have no time limit.
-    limit = (env.spec and env.spec.max_episode_steps) or 10_000
+    limit = (env.spec and env.spec.max_episode_steps) or 10_000  # a greedy policy may never finish
     for i in range(num_episodes):
         (obs, _), done, steps = env.reset(seed=i), False, 0
         while not done and steps < limit:
@@ -638,7 +635,6 @@ class Run(AbstractContextManager):
             raise InputError(text) from error
 
     def restore(self, path: str) -> None:
-        """Continue from a checkpoint."""
         state = load(path, self.args)
         try:
             for name, part in self.parts.items():
@@ -692,8 +688,6 @@ class Run(AbstractContextManager):
 
 
 def main() -> None:
-    """Run the script from the command line."""
-
     def stop(number, frame):  # a second signal must not interrupt the save
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -605,8 +605,8 @@ A' is the greedy action
 + next_action = agent.act(next_obs, greedy=True).item()
 
 the action that is played is not the A' that was learned from
-- action = next_action
-+ action = None
+- obs, action = next_obs, next_action
++ obs, action = next_obs, None
 
 the first action of an episode is the A' of the last one
 - tensor(obs)[None], None, 1.0
