@@ -52,8 +52,10 @@ def outcome(script: str, source: bytes, flags: list[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, f"{script}.py").write_bytes(source)
         command = [sys.executable, "-c", LAUNCH, script, *flags]
-        out = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
-    return out.stdout.splitlines()[-2:]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout.splitlines()[-2:]
 
 
 def main() -> None:
