@@ -181,6 +181,7 @@ def pairs(name, pattern=""):
         ("a2c_continuous-throughput", "Hopper", "sps"),
         ("ac_td0-throughput", "", "updates_per_second"),
         ("ddpg-throughput", "", "sps"),
+        ("ddpg-throughput-sbx", "", "sps"),
     ],
 )
 def test_speeds(name, pattern, column):
