@@ -130,6 +130,19 @@ def test_steps_to_200_on_lunar_lander():
     assert "only one of our ten seeds reached 200 within 200k steps" in WORDS
 
 
+def test_where_sb3_stays_below_the_zoo():
+    published = {
+        (r["env"], r["method"]): r
+        for r in table.read(RESULTS.parent / "published.csv")
+        if r["source"] == "zoo"
+    }
+    for env, method in (("HalfCheetah-v5", "A2C"), ("Hopper-v5", "PPO")):
+        rows = table.rows_of("peers", env, f"sb3-{method.lower()}")
+        best = table.column(rows, "eval_mean").max()
+        assert best < 0.5 * float(published[env, method]["return"])
+    assert "SB3's A2C on HalfCheetah and of SB3's PPO on Hopper stay far below" in WORDS
+
+
 def test_random_physics():
     rows = rows_of("a2c_discrete-physics")
     seeds = {row["seed"] for row in rows}
