@@ -1,8 +1,8 @@
 """Advantage actor-critic (A2C) for continuous actions.
 
 The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian and some defaults
-differ. A network gives the mean mu(s), and log sigma is one learned parameter per
-dimension i, independent of the state. Actions are scaled so that -1 and 1 are the bounds.
+differ. A network gives the mean mu(s), and log sigma is one learned parameter per dimension i,
+independent of the state. Actions are scaled so that -1 and 1 are the bounds.
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
@@ -19,8 +19,8 @@ Additions for continuous actions, and for observations and rewards of any scale:
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], a discounted sum of
   the episode's rewards so far, and clipped to [-10, 10]. Their mean is not subtracted.
-- Both use running statistics. Those of R are updated before each update(), those of observations
-  after it and not in evaluation. The latter start as mean 0 and std 1.
+- Both normalisations use running statistics. Those of R are updated before each update(), those of
+  observations after it and never in evaluation. The latter start as mean 0 and std 1.
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and

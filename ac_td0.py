@@ -163,7 +163,7 @@ def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return delta, value and log pi(A|S) from before. gamma_t is I."""
+    """Update both networks; return the old delta, value and log pi(A|S). gamma_t is I."""
     is_q = args.critic == "q"
     value, log_prob = step.values[:, step.action if is_q else 0], step.log_pi[:, step.action]
     with torch.no_grad():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from run import RESULTS, ROOT, read
 
-STEPS = {  # at least ten updates
+STEPS = {  # at least three updates
     "a2c_discrete": 20_000,
     "a2c_continuous": 12_000,
     "ac_td0": 3_000,
@@ -72,12 +72,13 @@ def main() -> None:
         words = ["--env-id", env, *shlex.split(flags), "--total-timesteps", str(STEPS[script])]
         words += ["--eval-episodes", "1"]
         words += ["--learning-starts", "500"] if script == "ddpg" else []
+        if source not in earlier[script]:
+            sys.exit(f"{script}.py: Git has no version {source}; is this a shallow clone?")
         both = [outcome(script, text, words) for text in (earlier[script][source], present)]
         assert both[0][0].startswith("evaluation")
         differing += both[0] != both[1]
-        print(
-            "equal" if both[0] == both[1] else "DIFFERENT", script, env, variant, source, flush=True
-        )
+        verdict = "equal" if both[0] == both[1] else "DIFFERENT"
+        print(verdict, script, env, variant, source, flush=True)
     sys.exit(differing > 0)
 
 
