@@ -1,10 +1,11 @@
-"""Write the tables of results into README.md, from results/reporting/summary.csv.
+"""Write the tables of results into README.md, from the files in results/.
 
     python benchmarks/table.py
 
-Each table is enclosed by two comments in README.md. Each row is an experiment of settings.toml that
-has runs. The return is the interquartile mean over the seeds of the greedy policy's mean return,
-with its 95% bootstrap interval for five or more seeds. The published results are in published.csv.
+Each table is enclosed by two comments in README.md. In the tables "results" and "changes", each row
+is an experiment of settings.toml that has runs. The return is the interquartile mean over the seeds
+of the greedy policy's mean return, with its 95% bootstrap interval for five or more seeds. The
+published results are in published.csv. In the table "races", each row is a program.
 The program needs only NumPy, so that the tests can compare the README with its output.
 """
 
@@ -53,6 +54,16 @@ CHANGES = [  # script, variant, environment, and the name of its flags in the ta
     ("a2c_continuous", "", "Pendulum-v1", "defaults: K = 10, relu"),
     ("a2c_continuous", "k1", "Pendulum-v1", "`--critic-updates 1`"),
     ("a2c_continuous", "tanh", "Pendulum-v1", "`--activation tanh`"),
+]
+RACES = [  # environment, return to reach, file, and its programs in turn
+    ("CartPole-v1", 475, "a2c_discrete-race", ["A2C, this project", "SB3's A2C"]),
+    ("CartPole-v1", 475, "a2c_discrete-race-ppo", ["", "SB3's PPO", "SBX's PPO"]),
+    (
+        "LunarLander-v3",
+        200,
+        "a2c_discrete-race-lunar",
+        ["A2C, this project", "SB3's PPO", "SBX's PPO"],
+    ),
 ]
 
 
@@ -166,9 +177,28 @@ def changes() -> list[list[str]]:
     return lines
 
 
+def races() -> list[list[str]]:
+    """Time until a return was reached; the ratios compare runs with the same seed, one by one."""
+    names = ["environment", "return to reach", "program", "seeds", "seconds: median, slowest"]
+    lines = [[*names, "steps: median", "ratio to the time of our A2C", "return at the end"]]
+    for env, target, file, programs in RACES:
+        rows = read(RESULTS / f"{file}.csv")
+        seconds = [float(row["seconds"]) if row["solved"] == "1" else np.inf for row in rows]
+        ours = np.array(seconds[:: len(programs)])
+        for i, program in enumerate(programs):
+            own, times = rows[i :: len(programs)], np.array(seconds[i :: len(programs)])
+            cells = [f"{x:.1f}" if x < np.inf else "never" for x in (np.median(times), times.max())]
+            ends = column(own, "eval_mean")
+            line = [env, str(target), program, str(len(own)), ", ".join(cells)]
+            line += [count(np.median(column(own, "steps"))), f"{np.median(times / ours):.1f}"]
+            if program:
+                lines.append([*line, f"{ends.min():.0f} to {ends.max():.0f}"])
+    return lines
+
+
 def tables() -> dict[str, str]:
     """The text of each table by its name in README.md."""
-    found = {"results": results(), "changes": changes()}
+    found = {"results": results(), "changes": changes(), "races": races()}
     for name, (head, *lines) in found.items():
         lines = [head, ["---"] * len(head), *lines]
         found[name] = "".join(f"| {' | '.join(line)} |\n" for line in lines)
