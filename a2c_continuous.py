@@ -6,7 +6,7 @@ independent of the state. Actions are scaled so that -1 and 1 are the bounds.
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
-    H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy
+    H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy; beta and kappa are weights
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
@@ -17,10 +17,10 @@ independent of the state. Actions are scaled so that -1 and 1 are the bounds.
 Additions for continuous actions, and for observations and rewards of any scale:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
-- Rewards are divided by the standard deviation of R[t] = r[t+1] + gamma R[t-1], a discounted sum of
-  the episode's rewards so far, and clipped to [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics. Those of R are updated before each update(), those of
-  observations after it and never in evaluation. The latter start as mean 0 and std 1.
+- Rewards are divided by the standard deviation of a discounted sum of the episode's rewards so far,
+  R[t] = r[t+1] + gamma R[t-1], and clipped to [-10, 10]. Their mean is not subtracted.
+- Both normalisations use running statistics, which are frozen in evaluation. Those of R are updated
+  before each update(), and those of observations, initially mean 0 and std 1, after it.
 - log sigma is clamped to [-5, 2].
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and
@@ -88,13 +88,13 @@ class Args:
     actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: linear in errors larger than 1
-    proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
+    proximal_coef: NonNegative = 0.0  # kappa, penalises changes of the critic; no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
-    activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
+    activation: Literal["tanh", "relu"] = "relu"  # activation function of the hidden layers
     log_std_init: Annotated[float, (-5, 2)] = -0.5  # initial value of log sigma
     shared_body: bool = False  # one body with two heads, clipped as one network; requires K = 1
     norm_obs: bool = True  # normalise observations to mean 0, standard deviation 1
@@ -102,9 +102,9 @@ class Args:
     # Environment
     env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: one process per environment
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # the same seed and machine give the same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Annotated[int, (1, 1024)] = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
@@ -113,7 +113,7 @@ class Args:
     capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
+    resume: str | None = None  # run folder or checkpoint to resume from; omitted flags come from it
 
     def __post_init__(self) -> None:
         check_flags(self)
@@ -152,7 +152,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old || pi) as mean[ratio - 1 - log ratio], and the share of ratios outside 1 +- c."""
+    """KL(pi_old || pi), estimated by mean[ratio - 1 - log ratio]; share of ratios not in 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -313,7 +313,7 @@ def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
     """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
     v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
-    ends = rollout.terminated, rollout.done  # `done` also keeps a reset row out of A[t-1]
+    ends = rollout.terminated, rollout.done  # `done` also keeps reset rows out of the sums
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     arrays = advantages[live], (advantages + v[:-1])[live]
     return tuple(torch.from_numpy(array).to(values.device) for array in arrays)
@@ -372,7 +372,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
-    agent = Agent(*sizes, args).to(device).float()  # PyTorch's default may be float64
+    agent = Agent(*sizes, args).to(device).float()  # the default dtype may be float64
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, eval_env, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -447,14 +447,14 @@ class PlainEnv(gym.Wrapper):
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes shape or type breaks vector environments
+        return obs, {}  # vector environments cannot merge info of varying shape or type
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that a worker could not send to its parent."""
+        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -513,7 +513,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     if mode == "auto" and not options and env.unwrapped.spec.vector_entry_point:
         mode, wrappers = "vector_entry_point", []
     try:
-        if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
+        if mode == "async" and has_signals:  # for the workers; only the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
         options |= {"vectorization_mode": mode, "wrappers": wrappers}
@@ -527,7 +527,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     spaces = envs.single_observation_space, envs.single_action_space
     same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        reason = "its vector environment differs from the single one; use --vectorization sync"
+        reason = "the vector environment has other spaces or autoreset; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")
     if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)
@@ -589,8 +589,8 @@ def load(path: str, args: Args | None = None) -> dict:
 class Run(AbstractContextManager):
     """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
 
-    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
-    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, or
+    anything else with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
     def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
@@ -600,7 +600,7 @@ class Run(AbstractContextManager):
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: whether to report now
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -636,7 +636,7 @@ class Run(AbstractContextManager):
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
-        """Stop the run, naming the step, if a number or an array is not finite in float32."""
+        """Raise NotFinite, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
             in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
@@ -723,7 +723,7 @@ class Run(AbstractContextManager):
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed((self.args.seed + self.step) % 2**64)  # a GPU's state is not saved
+            torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -776,7 +776,7 @@ def main() -> None:
     for number in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -789,7 +789,7 @@ def main() -> None:
     except (InputError, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError
+    except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         print(f"error: out of memory, so choose smaller sizes: {error}", file=sys.stderr)

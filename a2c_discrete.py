@@ -15,18 +15,18 @@ H is the policy's entropy; kappa and beta are weights. A[t+1] is treated as 0 if
 rollout ends at step t. At a time limit the episode ends, but s[t+1] is not terminal, so delta still
 bootstraps from it. lambda = 0 gives the one-step TD error, lambda = 1 the n-step advantage of A3C.
 Notes and differences from the sources:
-- The K critic steps follow SLM-Lab's "Simple Actor Critic". Each first recomputes A and G. The
-  actor thus uses the critic after K - 1 steps; in SLM-Lab, it uses the critic after all K steps.
+- The K critic steps follow SLM-Lab's "Simple Actor Critic". A and G are recomputed before each of
+  them. The actor thus uses the critic after K - 1 steps; SLM-Lab's actor uses it after all K.
 - w_old is w before the K steps, so kappa has no effect on the first of them.
 - If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. This
   biases the gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
 - With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss
   -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), instead of
   -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are then
-  computed once, before the first step, which avoids the bias of K > 1. PPO often uses minibatches.
+  computed once, before the first step, which avoids the bias of K > 1. There are no minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
-- The actor's A is normalised over the batch, gradients are clipped, and the optimizer is Adam.
+- In L_actor, A is normalised over the batch. Gradients are clipped. The optimizer is Adam.
 - The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted, as is common.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds; the last line looks like
@@ -87,21 +87,21 @@ class Args:
     actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: linear in errors larger than 1
-    proximal_coef: NonNegative = 0.0  # kappa, weight of |w - w_old|^2; has no effect if K = 1
+    proximal_coef: NonNegative = 0.0  # kappa, penalises changes of the critic; no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
-    activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+    activation: Literal["tanh", "relu"] = "tanh"  # activation function of the hidden layers
     shared_body: bool = False  # one body with two heads, clipped as one network; requires K = 1
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: one process per environment
     randomize_domain: bool = False  # LunarLander: random gravity and wind in training
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # the same seed and machine give the same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Annotated[int, (1, 1024)] = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
@@ -110,7 +110,7 @@ class Args:
     capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
+    resume: str | None = None  # run folder or checkpoint to resume from; omitted flags come from it
 
     def __post_init__(self) -> None:
         check_flags(self)
@@ -149,7 +149,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old || pi) as mean[ratio - 1 - log ratio], and the share of ratios outside 1 +- c."""
+    """KL(pi_old || pi), estimated by mean[ratio - 1 - log ratio]; share of ratios not in 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -267,7 +267,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
     """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
     v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
-    ends = rollout.terminated, rollout.done  # `done` also keeps a reset row out of A[t-1]
+    ends = rollout.terminated, rollout.done  # `done` also keeps reset rows out of the sums
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     arrays = advantages[live], (advantages + v[:-1])[live]
     return tuple(torch.from_numpy(array).to(values.device) for array in arrays)
@@ -325,7 +325,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
-    agent = Agent(*sizes, args).to(device).float()  # PyTorch's default may be float64
+    agent = Agent(*sizes, args).to(device).float()  # the default dtype may be float64
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, eval_env, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
@@ -396,14 +396,14 @@ class PlainEnv(gym.Wrapper):
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes shape or type breaks vector environments
+        return obs, {}  # vector environments cannot merge info of varying shape or type
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that a worker could not send to its parent."""
+        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -419,7 +419,7 @@ class PlainEnv(gym.Wrapper):
 
 
 class DomainRandomization(gym.Wrapper):
-    """Randomise LunarLander's physics at each reset: clipped Gaussians, and wind on or off."""
+    """Sample LunarLander's gravity, wind and turbulence at each reset."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         if seed is not None:
@@ -480,7 +480,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
             raise InputError(f"--randomize-domain is for LunarLander-v3, not for {args.env_id}")
         wrappers = [DomainRandomization, PlainEnv]
     try:
-        if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
+        if mode == "async" and has_signals:  # for the workers; only the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
         options |= {"vectorization_mode": mode, "wrappers": wrappers}
@@ -494,7 +494,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     spaces = envs.single_observation_space, envs.single_action_space
     same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        reason = "its vector environment differs from the single one; use --vectorization sync"
+        reason = "the vector environment has other spaces or autoreset; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")
     if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)
@@ -555,8 +555,8 @@ def load(path: str, args: Args | None = None) -> dict:
 class Run(AbstractContextManager):
     """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
 
-    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
-    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, or
+    anything else with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
     def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
@@ -566,7 +566,7 @@ class Run(AbstractContextManager):
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: whether to report now
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -602,7 +602,7 @@ class Run(AbstractContextManager):
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
-        """Stop the run, naming the step, if a number or an array is not finite in float32."""
+        """Raise NotFinite, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
             in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
@@ -689,7 +689,7 @@ class Run(AbstractContextManager):
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed((self.args.seed + self.step) % 2**64)  # a GPU's state is not saved
+            torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -742,7 +742,7 @@ def main() -> None:
     for number in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -755,7 +755,7 @@ def main() -> None:
     except (InputError, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError
+    except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         print(f"error: out of memory, so choose smaller sizes: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5):
 
     Loop for each episode:
-        S <- env.reset(), I <- 1
+        S <- env.reset(), I <- 1                                         I: weight of the step
         While S is not terminal:
             A ~ pi(.|S, theta); S', R <- env.step(A)
             delta <- R + gamma V(S', w) - V(S, w)                        V = 0 in a terminal state
@@ -24,8 +24,8 @@ no gradient flows through the target. Differences from the book:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
 - I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With an exact critic,
-  the expected policy gradient is then that of the start state's discounted value, but late steps
-  have little weight.
+  this ascends the discounted value of the start state in expectation, but late steps have little
+  weight.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -80,12 +80,12 @@ class Args:
     actor_lr: Finite = 3e-4  # alpha_theta, learning rate of the actor
     critic_lr: Finite = 1e-3  # alpha_w, learning rate of the critic
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
-    activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+    activation: Literal["tanh", "relu"] = "tanh"  # activation function of the hidden layers
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # the same seed and machine give the same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Annotated[int, (1, 1024)] = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
@@ -94,7 +94,7 @@ class Args:
     capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
+    resume: str | None = None  # run folder or checkpoint to resume from; omitted flags come from it
 
     def __post_init__(self) -> None:
         check_flags(self)
@@ -174,7 +174,7 @@ def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args
     loss = -delta * value - gamma_t * weight * log_prob
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            parameter.grad = None  # like zero_grad(), which would add 5% to the step time
+            parameter.grad = None  # same as zero_grad(), which would add 5% to the step time
     loss.backward()
     optimizer.step()
     return {"delta": delta, "value": value.item(), "log_prob": log_prob.item()}
@@ -204,7 +204,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     obs_size, act_size = env.observation_space.shape[0], int(env.action_space.n)
-    agent = Agent(obs_size, act_size, args).to(device).float()  # PyTorch's default may be float64
+    agent = Agent(obs_size, act_size, args).to(device).float()  # the default dtype may be float64
     optimizer = two_rate_optimizer(agent, args)
     tensor = partial(torch.as_tensor, dtype=torch.float32, device=device)
     with Run(args, env, eval_env, agent=agent, optimizer=optimizer) as run:
@@ -287,14 +287,14 @@ class PlainEnv(gym.Wrapper):
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes shape or type breaks vector environments
+        return obs, {}  # vector environments cannot merge info of varying shape or type
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that a worker could not send to its parent."""
+        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -398,8 +398,8 @@ def load(path: str, args: Args | None = None) -> dict:
 class Run(AbstractContextManager):
     """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
 
-    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
-    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, or
+    anything else with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
     def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
@@ -409,7 +409,7 @@ class Run(AbstractContextManager):
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: whether to report now
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -445,7 +445,7 @@ class Run(AbstractContextManager):
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
-        """Stop the run, naming the step, if a number or an array is not finite in float32."""
+        """Raise NotFinite, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
             in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
@@ -532,7 +532,7 @@ class Run(AbstractContextManager):
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed((self.args.seed + self.step) % 2**64)  # a GPU's state is not saved
+            torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -585,7 +585,7 @@ def main() -> None:
     for number in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -598,7 +598,7 @@ def main() -> None:
     except (InputError, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError
+    except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         print(f"error: out of memory, so choose smaller sizes: {error}", file=sys.stderr)

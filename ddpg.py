@@ -1,19 +1,19 @@
 """Deep deterministic policy gradient (DDPG): off-policy actor-critic for continuous actions.
 
-After Lillicrap et al. (2015), algorithm 1. The policy is deterministic: it gives an action pi(s),
-not a distribution. Each environment step is stored in a replay buffer and followed by an update on
-B transitions sampled from it.
+This is algorithm 1 of Lillicrap et al. (2015). The policy is deterministic: it gives an action
+pi(s), not a distribution. Each environment step is stored in a replay buffer and followed by an
+update on B transitions sampled from it.
 
     y        = r + gamma Q'(s', pi'(s'))                      Q' = 0 in a terminal state
     L_critic = mean[(y - Q(s, a))^2]
     L_actor  = -mean[Q(s, pi(s))]                             minimised over theta, pi's weights
-    w'       = tau w + (1 - tau) w'                           w, w': weights of Q, Q'; likewise pi
+    w'       = tau w + (1 - tau) w'                           w, w': weights of Q, Q'; same for pi
 
-Q' and pi' are slow copies. The policy is improved as follows. Instead of searching for the action
-with the largest Q, take one step uphill, to a+ = pi(s) + grad_a Q(s, a) at a = pi(s), and regress
-pi(s) onto a+. With a+ held constant, |pi(s) - a+|^2 / 2 has the same gradient as -Q(s, pi(s)):
+Q' and pi' are the target networks, slow copies of Q and pi. L_actor replaces the search for the
+action with the largest Q by one step uphill, to a+ = pi(s) + grad_a Q(s, a) at a = pi(s). With a+
+held constant, the regression loss |pi(s) - a+|^2 / 2 has the same gradient as -Q(s, pi(s)), namely
 -grad_a Q grad_theta pi. The step is only as good as Q. Q approximates the current policy's values,
-because its target uses pi'(s') and not the action taken next. Old transitions need no reweighting.
+because y uses pi'(s') and not the action taken next, so old transitions need no reweighting.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
@@ -83,19 +83,19 @@ class Args:
     actor_lr: Finite = 1e-3  # learning rate of the actor
     critic_lr: Finite = 1e-3  # learning rate of the critic
     tau: Fraction = 0.005  # weight of the learned networks in each update of the targets
-    noise: Literal["gaussian", "ou", "learned"] = "gaussian"  # ou: correlated in time
+    noise: Literal["gaussian", "ou", "learned"] = "gaussian"  # ou: Ornstein-Uhlenbeck (correlated)
     exploration_noise: Finite = 0.1  # gaussian: std; ou: std added per step; learned: initial sigma
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
-    twin_critics: bool = False  # learn from the smaller of two target values; less overestimation
+    twin_critics: bool = False  # use the smaller of two target values to reduce overestimation
     policy_noise: Finite = 0.0  # std of the noise on target actions; TD3: 0.2
     noise_clip: NonNegative = 0.5  # largest absolute value of the policy noise
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (256, 256)  # units in each hidden layer
-    activation: Literal["tanh", "relu"] = "relu"  # after each hidden layer
+    activation: Literal["tanh", "relu"] = "relu"  # activation function of the hidden layers
     # Environment
     env_id: str = "Pendulum-v1"  # Gymnasium id; needs bounded Box actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # the same seed and machine give the same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Annotated[int, (1, 1024)] = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
@@ -105,7 +105,7 @@ class Args:
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
     save_buffer: bool = False  # also save the replay buffer; otherwise a resumed run refills it
-    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
+    resume: str | None = None  # run folder or checkpoint to resume from; omitted flags come from it
 
     def __post_init__(self) -> None:
         check_flags(self)
@@ -136,7 +136,7 @@ def polyak_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 
 # --- Networks
 def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
-    """Linear layers and activations. Q and pi start near 0, where the tanh of pi is not flat."""
+    """Linear layers and activations. The outputs start near 0, where the actor's tanh is steep."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes, sizes[1:]):
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
@@ -172,7 +172,7 @@ class Agent(nn.Module):
         return self.critics[0](torch.cat((obs, actions), -1)).squeeze(-1)
 
     def policy_action(self, obs: Tensor) -> Tensor:
-        """pi(s); with --noise learned, pi(s) + sigma epsilon, clipped: -> (..., act_size)."""
+        """pi(s), or the clipped pi(s) + sigma epsilon if noise is learned: -> (..., act_size)."""
         actions = self.pi(obs)
         if not self.has_sigma:
             return actions
@@ -180,7 +180,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """pi(s); with --noise learned, a sample of the policy unless greedy: -> (..., act_size)."""
+        """pi(s) if greedy, otherwise policy_action(s): (..., obs_size) -> (..., act_size)."""
         return self.pi(obs) if greedy else self.policy_action(obs)
 
 
@@ -282,7 +282,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
     After a time limit, Q(s', pi(s')) estimates the missing tail of G. Exploration noise usually
-    lowers G, but Q ignores this noise unless it is learned. With twin critics, Q is the smaller.
+    lowers G, but Q ignores this noise unless it is learned. With twin critics, Q is the minimum.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
     total, returns = tail.item() * (1 - episode.terminated[-1].item()), []
@@ -295,7 +295,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 @torch.no_grad()
 def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
-    """Statistics of the batch after the update (targets without noise), gradients and episode."""
+    """Statistics of the batch (after the update, no target noise), the gradients, the episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     q = agent.q(batch.obs, batch.actions)
@@ -316,7 +316,7 @@ def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) 
 # --- Train
 def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args) -> dict:
     """The agent, its target copy, and the two optimizers: the first arguments of update()."""
-    agent = Agent(obs_size, act_size, args).to(device).float()  # PyTorch's default may be float64
+    agent = Agent(obs_size, act_size, args).to(device).float()  # the default dtype may be float64
     actor, critics = agent.actor.parameters(), agent.critics.parameters()
     return {
         "agent": agent,
@@ -420,14 +420,14 @@ class PlainEnv(gym.Wrapper):
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes shape or type breaks vector environments
+        return obs, {}  # vector environments cannot merge info of varying shape or type
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that a worker could not send to its parent."""
+        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -532,8 +532,8 @@ def load(path: str, args: Args | None = None) -> dict:
 class Run(AbstractContextManager):
     """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
 
-    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
-    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, or
+    anything else with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
     def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
@@ -543,7 +543,7 @@ class Run(AbstractContextManager):
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: whether to report now
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -579,7 +579,7 @@ class Run(AbstractContextManager):
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
-        """Stop the run, naming the step, if a number or an array is not finite in float32."""
+        """Raise NotFinite, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
             in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
@@ -666,7 +666,7 @@ class Run(AbstractContextManager):
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed((self.args.seed + self.step) % 2**64)  # a GPU's state is not saved
+            torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -719,7 +719,7 @@ def main() -> None:
     for number in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -732,7 +732,7 @@ def main() -> None:
     except (InputError, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError
+    except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         print(f"error: out of memory, so choose smaller sizes: {error}", file=sys.stderr)

@@ -13,15 +13,15 @@ if the return that followed it exceeds a baseline b(s), and less likely otherwis
 
 A baseline that does not depend on the action does not bias the gradient estimate and can reduce
 its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
-on a batch only after serving as its baseline. Otherwise it would depend on the actions it judges.
+on a batch only after the policy. Otherwise b would depend on the actions of the same batch.
 
 V is a baseline, not a critic, although the code calls it `critic`, as in the other files. Nothing
 is bootstrapped from it, except where a time limit ends an episode. There V estimates the missing
 tail of the return (--bootstrap). With the other baselines, the return ends at the time limit.
 
 --elite-share P selects the cross-entropy method, applied to actions and not to network weights. In
-L_actor, G[t] - b(s[t]) becomes 1 for steps of the top fraction P of the N episodes by undiscounted
-return (including ties), and 0 elsewhere.
+L_actor, G[t] - b(s[t]) is replaced by 1 in the fraction P of the N episodes with the highest
+undiscounted returns (including ties), and by 0 in the others.
 
 Differences from the book:
 - One gradient step is taken on N episodes instead of one per time step.
@@ -89,13 +89,13 @@ class Args:
     ent_coef: NonNegative = 0.0  # weight of the entropy, which is summed over each episode
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
     hidden_sizes: Annotated[tuple[int, ...], (1, np.inf)] = (64, 64)  # units in each hidden layer
-    activation: Literal["tanh", "relu"] = "tanh"  # after each hidden layer
+    activation: Literal["tanh", "relu"] = "tanh"  # activation function of the hidden layers
     # Environment
     env_id: str = "CartPole-v1"  # Gymnasium id; needs Discrete actions and vector observations
     env_kwargs: str = "{}"  # keyword arguments for the environment, as a JSON object
-    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: N processes
+    vectorization: Literal["auto", "sync", "async"] = "auto"  # async: one process per environment
     # Run
-    seed: Annotated[int, (0, 2**64 - 1)] = 0  # same seed and machine: same results
+    seed: Annotated[int, (0, 2**64 - 1)] = 0  # the same seed and machine give the same results
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"  # cpu is fastest for small networks
     torch_threads: Annotated[int, (1, 1024)] = 1  # CPU threads; one is fastest for small networks
     log_dir: str = "runs"  # parent folder of the run folder
@@ -104,7 +104,7 @@ class Args:
     capture_video: bool = False  # record the final evaluation, at most 2,000 frames per episode
     target_return: Number = np.inf  # stop when the last 100 episodes average at least this return
     checkpoint_interval: NonNegative = 60.0  # seconds between checkpoints
-    resume: str | None = None  # checkpoint to resume from; omitted flags are taken from it
+    resume: str | None = None  # run folder or checkpoint to resume from; omitted flags come from it
 
     def __post_init__(self) -> None:
         check_flags(self)
@@ -211,7 +211,7 @@ class EpisodeBatch(NamedTuple):
     actions: Tensor  # (B,)
     returns: Tensor  # (B,), G[t]
     advantages: Tensor  # (B,), the weight of log pi in L_actor: G[t] - b(s[t]) by default
-    episode: Tensor  # (B,), the episode of each step
+    episode: Tensor  # (B,), index of each step's episode
 
 
 @torch.no_grad()
@@ -293,7 +293,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     device = pick_device(args.device)
     envs, eval_env = make_envs(args)
     sizes = eval_env.observation_space.shape[0], gym.spaces.flatdim(eval_env.action_space)
-    agent = Agent(*sizes, args).to(device).float()  # PyTorch's default may be float64
+    agent = Agent(*sizes, args).to(device).float()  # the default dtype may be float64
     groups = [{"params": network.parameters()} for network in (agent.actor, agent.critic)]
     optimizer = torch.optim.Adam(groups, fused=True)
     # Report only once a second, because gradient_variance takes half as long as an update.
@@ -366,14 +366,14 @@ class PlainEnv(gym.Wrapper):
             random.seed(seed)
             np.random.seed(seed % 2**32)
         obs, _ = self.call(self.env.reset, seed=seed, options=options)
-        return obs, {}  # info that changes shape or type breaks vector environments
+        return obs, {}  # vector environments cannot merge info of varying shape or type
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.call(self.env.step, action)
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that a worker could not send to its parent."""
+        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -434,7 +434,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     if env.spec.max_episode_steps is None:
         print(f"warning: {args.env_id} has no time limit; episodes may never end", file=sys.stderr)
     try:
-        if mode == "async" and has_signals:  # workers inherit this: the parent handles Ctrl-C
+        if mode == "async" and has_signals:  # for the workers; only the parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         mode = "sync" if mode == "auto" else mode
         options |= {"vectorization_mode": mode, "wrappers": wrappers}
@@ -448,7 +448,7 @@ def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     spaces = envs.single_observation_space, envs.single_action_space
     same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
     if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        reason = "its vector environment differs from the single one; use --vectorization sync"
+        reason = "the vector environment has other spaces or autoreset; use --vectorization sync"
         raise InputError(f"--env-id {args.env_id}: {reason}")
     if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)
@@ -509,8 +509,8 @@ def load(path: str, args: Args | None = None) -> dict:
 class Run(AbstractContextManager):
     """One training run: folder, curves, progress bar, checkpoints, stopping rule, evaluation.
 
-    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, buffers,
-    anything with state_dict() and load_state_dict(). `env` is closed when the run ends.
+    `parts` are saved in every checkpoint and restored by --resume: modules, optimizers, or
+    anything else with state_dict() and load_state_dict(). `env` is closed when the run ends.
     """
 
     def __init__(self, args: Args, env, eval_env, report_interval: float = 0.25, **parts) -> None:
@@ -520,7 +520,7 @@ class Run(AbstractContextManager):
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # due: is it time for a report?
+        self.solved, self.due = self.is_solved(), False  # due: whether to report now
         self.schedule_evaluation()
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
         self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
@@ -556,7 +556,7 @@ class Run(AbstractContextManager):
         return self.env_seed if self.step == self.start_step else None
 
     def check(self, **values) -> None:
-        """Stop the run, naming the step, if a number or an array is not finite in float32."""
+        """Raise NotFinite, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
             in_range = abs(value) < 3.4e38  # about the largest float32; NaN gives False
             if in_range is not True and not np.all(in_range):
@@ -643,7 +643,7 @@ class Run(AbstractContextManager):
                     saved = part.state_dict() | {"state": saved["state"]}
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
-            torch.manual_seed((self.args.seed + self.step) % 2**64)  # a GPU's state is not saved
+            torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
             torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
@@ -696,7 +696,7 @@ def main() -> None:
     for number in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises what its thread would print
+    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -709,7 +709,7 @@ def main() -> None:
     except (InputError, NotFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError
+    except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         print(f"error: out of memory, so choose smaller sizes: {error}", file=sys.stderr)
