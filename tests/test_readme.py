@@ -312,6 +312,20 @@ def test_ppo_against_a2c():
     assert [len(envs) for envs in found.values()] == [1, 1, 3]
 
 
+def test_ppo_against_sb3():
+    """Here, 'about the same' means within 5%."""
+    words = "Over three seeds, SB3's PPO gives a lower return on Hopper, about the same on "
+    assert words + "Walker2d, and a higher one on HalfCheetah." in WORDS
+    found = {}
+    for env in ("Hopper", "Walker2d", "HalfCheetah"):
+        ours = table.rows_of("a2c_continuous", f"{env}-v5", "ppo")
+        sb3 = table.rows_of("peers", f"{env}-v5", "sb3-ppo")
+        assert len(sb3) == 3
+        means = [table.interquartile_mean(table.column(r, "eval_mean")) for r in (sb3, ours)]
+        found[env] = means[0] / means[1]
+    assert found["Hopper"] < 0.95 < found["Walker2d"] < 1.05 < found["HalfCheetah"]
+
+
 def test_gamma_on_swimmer():
     rows = [r for r in rows_of("a2c_continuous-tried") if "Swimmer" in r["flags"]]
     assert ["--gamma 0.9999" in row["flags"] for row in rows] == [True, True]
