@@ -55,7 +55,7 @@ CHANGES = [  # script, variant, environment, and the name of its flags in the ta
     ("a2c_continuous", "k1", "Pendulum-v1", "`--critic-updates 1`"),
     ("a2c_continuous", "tanh", "Pendulum-v1", "`--activation tanh`"),
 ]
-RACES = [  # environment, return to reach, file, and its programs in turn
+RACES = [  # environment, return to reach, file, and its programs in turn ("": not shown again)
     ("CartPole-v1", 475, "a2c_discrete-race", ["A2C, this project", "SB3's A2C"]),
     ("CartPole-v1", 475, "a2c_discrete-race-ppo", ["", "SB3's PPO", "SBX's PPO"]),
     (

@@ -344,12 +344,24 @@ def test_races(environment, target, file, programs):
         flags = row["flags"].split()
         assert row["seed"] == str(100 + i // n)
         assert flags[flags.index("--target-return") + 1] == str(target)
-        assert ("--env-id" in flags) == (environment != "CartPole-v1")
-        assert "--env-id" not in flags or flags[flags.index("--env-id") + 1] == environment
+        env = flags[flags.index("--env-id") + 1] if "--env-id" in flags else "CartPole-v1"
+        assert env == environment
         assert row["who"] == ("peers" if i % n else "a2c_discrete")
         assert ("sbx" in flags) == ("SBX" in programs[i % n])
         assert ("ppo" in flags) == ("PPO" in programs[i % n])
         assert row["solved"] == "1" or round(int(row["steps"]), -5) == 1_000_000
+    seconds = {}  # {program: {seed: time until the return was reached}}
+    for row in rows:
+        key = "sbx" in row["flags"], "ppo" in row["flags"], row["who"] == "a2c_discrete"
+        time = float(row["seconds"]) if row["solved"] == "1" else np.inf
+        seconds.setdefault(key, {})[row["seed"]] = time
+    ours = seconds[False, False, True]
+    for program in filter(None, programs):
+        times = seconds["SBX" in program, "PPO" in program, "this project" in program]
+        median, ratio = np.median([(times[s], times[s] / ours[s]) for s in ours], 0)
+        head = f"| {environment} | {target} | {program} | {len(times)} | {median:.1f}, "
+        (line,) = [line for line in README.splitlines() if line.startswith(head)]
+        assert f"k | {ratio:.1f} | " in line
 
 
 def test_policies_at_the_end_of_the_race_on_lunar_lander():
