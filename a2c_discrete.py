@@ -54,6 +54,7 @@ import zipfile
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
@@ -434,7 +435,7 @@ class DomainRandomization(gym.Wrapper):
 
 def make_env(args: Args, film: bool = False) -> gym.Env:
     """Make one environment with flat observations; `film` makes it render frames."""
-    task, hint, options, env = f"--env-id {args.env_id}", "", json.loads(args.env_kwargs), None
+    task, hint, options = f"--env-id {args.env_id}", "", json.loads(args.env_kwargs)
     known = gym.error.Error, AssertionError, ImportError, NotImplementedError, TypeError, ValueError
     if options:  # an environment can raise anything if its arguments are wrong
         task, known = f"{task} --env-kwargs {args.env_kwargs}", Exception
@@ -442,6 +443,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         task, known, options["render_mode"] = f"{task} --capture-video", Exception, "rgb_array"
     try:
         env = gym.make(args.env_id, **options)
+        hint = f"; cannot flatten {env.observation_space}"
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
         if film:  # fail now, not after training
             hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
@@ -449,11 +451,15 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
     except known as error:
-        text = " ".join(str(error).split()) or f"{error!r}: {env and env.observation_space}"
+        last = extract_tb(error.__traceback__)[-1]  # for an error without a message
+        place = f"{error!r} in {last.filename}, line {last.lineno}: {last.line}"
+        text = " ".join((str(error) or place).split())
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, ModuleNotFoundError) and not film:
             hint = "; install the module, or put it beside the script or on PYTHONPATH"
+        elif isinstance(error, gym.error.NameNotFound | gym.error.NamespaceNotFound):
+            hint = f" (if it is in a package, use --env-id package:{args.env_id})"
         raise InputError(f"{task}: {text}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):

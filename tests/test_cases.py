@@ -213,8 +213,8 @@ def test_actions_may_be_used_in_a_loss(case, greedy):
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        ("odd", ["OddSpace"]),
-        ("dict with an odd space", ["OddSpace"]),
+        ("odd", ["cannot flatten <", "OddSpace"]),
+        ("dict with an odd space", ["cannot flatten Dict", "OddSpace"]),
         ("image", ["observations must be vectors"]),
         ("dict with an image", ["observations must be vectors"]),
         ("tuple with an image", ["observations must be vectors"]),
@@ -378,6 +378,19 @@ def test_folders_are_expanded_quoted_and_accepted(case, cli, tmp_path, monkeypat
 def test_an_unknown_module_says_where_modules_are_searched(case, cli, tmp_path):
     outcome = cli(case.file, "--env-id", "no_such_module:Env-v0")
     assert_refused(outcome, tmp_path, ["no_such_module", "beside the script", "PYTHONPATH"])
+
+
+@pytest.mark.parametrize("env_id", ["Missing-v0", "missing/Missing-v0"])
+def test_an_unknown_name_says_how_to_import_its_package(case, cli, tmp_path, env_id):
+    """Gymnasium does not import installed packages by itself, so ALE/Pong-v5 is unknown, too."""
+    assert_refused(cli(case.file, "--env-id", env_id), tmp_path, [f"--env-id package:{env_id}"])
+
+
+def test_an_error_without_a_message_is_located(case, cli, tmp_path, register):
+    """As in FetchReach-v4 of gymnasium_robotics, which fails with recent versions of MuJoCo."""
+    register("Silent-v0", "tests.toys:Silent")
+    words = ["--env-id Silent-v0: AssertionError() in ", "toys.py", "assert joint in"]
+    assert_refused(cli(case.file, "--env-id", "Silent-v0"), tmp_path, words)
 
 
 # Loading a policy

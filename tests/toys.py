@@ -57,6 +57,14 @@ class OddSpace(spaces.Space):
         raise NotImplementedError
 
 
+class Silent(gym.Env):
+    """Cannot be made, and the error has no message."""
+
+    def __init__(self):
+        joint = "ball"
+        assert joint in ("hinge", "slide")
+
+
 class Identity(gym.Env):
     """Pays 1 for the action that was observed; an episode has 25 steps.
 
