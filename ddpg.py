@@ -461,16 +461,14 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
     except known as error:
-        last = extract_tb(error.__traceback__)[-1]  # for an error without a message
-        place = f"{error!r} in {last.filename}, line {last.lineno}: {last.line}"
-        text = " ".join((str(error) or place).split())
+        last = extract_tb(error.__traceback__)[-1]  # some errors have no message
+        text = str(error) or f"{error!r} in {last.filename}, line {last.lineno}: {last.line}"
+        missing = ModuleNotFoundError, gym.error.NameNotFound, gym.error.NamespaceNotFound
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
-        elif isinstance(error, ModuleNotFoundError) and not film:
-            hint = "; install the module, or put it beside the script or on PYTHONPATH"
-        elif isinstance(error, gym.error.NameNotFound | gym.error.NamespaceNotFound):
-            hint = f" (if it is in a package, use --env-id package:{args.env_id})"
-        raise InputError(f"{task}: {text}{hint}") from error
+        elif isinstance(error, missing) and not film:
+            hint = "; install the module or put it beside the script, and use --env-id module:Name"
+        raise InputError(f"{task}: {' '.join(text.split())}{hint}") from error
     space = env.action_space
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
     if not box or not np.issubdtype(space.dtype, np.floating):

@@ -377,13 +377,14 @@ def test_folders_are_expanded_quoted_and_accepted(case, cli, tmp_path, monkeypat
 
 def test_an_unknown_module_says_where_modules_are_searched(case, cli, tmp_path):
     outcome = cli(case.file, "--env-id", "no_such_module:Env-v0")
-    assert_refused(outcome, tmp_path, ["no_such_module", "beside the script", "PYTHONPATH"])
+    assert_refused(outcome, tmp_path, ["no_such_module", "beside the script"])
 
 
 @pytest.mark.parametrize("env_id", ["Missing-v0", "missing/Missing-v0"])
-def test_an_unknown_name_says_how_to_import_its_package(case, cli, tmp_path, env_id):
+def test_an_unknown_name_says_how_to_import_its_module(case, cli, tmp_path, env_id):
     """Gymnasium does not import installed packages by itself, so ALE/Pong-v5 is unknown, too."""
-    assert_refused(cli(case.file, "--env-id", env_id), tmp_path, [f"--env-id package:{env_id}"])
+    words = [f"--env-id {env_id}: ", "use --env-id module:Name"]
+    assert_refused(cli(case.file, "--env-id", env_id), tmp_path, words)
 
 
 def test_an_error_without_a_message_is_located(case, cli, tmp_path, register):
