@@ -15,6 +15,7 @@ import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -221,7 +222,9 @@ def train(args: Args) -> tuple[Any, list[tuple[int, float, int]]]:
     given |= {"learning_starts": args.learning_starts, "learning_rate": args.learning_rate}
     given |= {"policy_kwargs": args.hidden_sizes and {"net_arch": list(args.hidden_sizes)}}
     settings = settings | {name: value for name, value in given.items() if value is not None}
-    env = make_vec_env(args.env_id, n_envs=args.num_envs or num_envs, seed=args.seed)
+    # With the default render mode, LunarLander would become slower with each step of an episode.
+    make = partial(make_vec_env, args.env_id, env_kwargs={"render_mode": None})
+    env = make(args.num_envs or num_envs, seed=args.seed)
     if normalize:
         env = VecNormalize(env, gamma=settings.get("gamma", 0.99))
     if off_policy:
@@ -243,7 +246,7 @@ def train(args: Args) -> tuple[Any, list[tuple[int, float, int]]]:
     if record.solved():
         step = f"step {model.num_timesteps} after {seconds}"
         print(f"target return {args.target_return} reached at {step}")
-    fresh = make_vec_env(args.env_id)
+    fresh = make()
     if normalize:
         fresh = VecNormalize(fresh, training=False, norm_reward=False)
         fresh.obs_rms = env.obs_rms

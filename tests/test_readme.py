@@ -313,17 +313,23 @@ def test_ppo_against_a2c():
 
 
 def test_ppo_against_sb3():
-    """Here, 'about the same' means within 5%."""
-    words = "Over three seeds, SB3's PPO gives a lower return on Hopper, about the same on "
-    assert words + "Walker2d, and a higher one on HalfCheetah." in WORDS
-    found = {}
+    words = (
+        "Compared with three seeds of SB3's PPO, all of our seeds give higher returns on Hopper. "
+    )
+    assert words + "On Walker2d and HalfCheetah, the ranges of the returns overlap." in WORDS
     for env in ("Hopper", "Walker2d", "HalfCheetah"):
-        ours = table.rows_of("a2c_continuous", f"{env}-v5", "ppo")
-        sb3 = table.rows_of("peers", f"{env}-v5", "sb3-ppo")
+        ours = table.column(table.rows_of("a2c_continuous", f"{env}-v5", "ppo"), "eval_mean")
+        sb3 = table.column(table.rows_of("peers", f"{env}-v5", "sb3-ppo"), "eval_mean")
         assert len(sb3) == 3
-        means = [table.interquartile_mean(table.column(r, "eval_mean")) for r in (sb3, ours)]
-        found[env] = means[0] / means[1]
-    assert found["Hopper"] < 0.95 < found["Walker2d"] < 1.05 < found["HalfCheetah"]
+        assert (ours.min() > sb3.max()) == (env == "Hopper")
+        assert ours.max() > sb3.min()
+
+
+def test_one_critic_step():
+    found = [table.rows_of("a2c_discrete", "CartPole-v1", "k1")]
+    found += [table.rows_of("a2c_continuous", "Pendulum-v1", "k1")]
+    words = "fewer seeds solve CartPole ({}) and Pendulum ({})."
+    assert words.format(*(table.solved(rows)[0] for rows in found)) in WORDS
 
 
 def test_gamma_on_swimmer():
@@ -335,40 +341,50 @@ def test_gamma_on_swimmer():
     assert table.column(table.rows_of("a2c_continuous", "Swimmer-v5"), "eval_mean").max() < 60
 
 
-@pytest.mark.parametrize(("environment", "target", "file", "programs"), table.RACES)
-def test_races(environment, target, file, programs):
-    """Each program ran on every seed, and to the end if it did not reach the return."""
-    rows, n = rows_of(file), len(programs)
-    assert len(rows) >= 3 * n
-    for i, row in enumerate(rows):
+@pytest.mark.parametrize(("environment", "target", "file"), table.RACES)
+def test_races(environment, target, file):
+    """Each program ran on the first seeds, and to the end if it did not reach the return."""
+    seconds = {}  # {(is it ours, is it SBX, is it PPO): times until the return was reached}
+    for row in rows_of(file):
         flags = row["flags"].split()
-        assert row["seed"] == str(100 + i // n)
+        key = row["who"] == "a2c_discrete", "sbx" in flags, "ppo" in flags
+        times = seconds.setdefault(key, [])
+        assert row["seed"] == str(100 + len(times))
         assert flags[flags.index("--target-return") + 1] == str(target)
         env = flags[flags.index("--env-id") + 1] if "--env-id" in flags else "CartPole-v1"
         assert env == environment
-        assert row["who"] == ("peers" if i % n else "a2c_discrete")
-        assert ("sbx" in flags) == ("SBX" in programs[i % n])
-        assert ("ppo" in flags) == ("PPO" in programs[i % n])
         assert row["solved"] == "1" or round(int(row["steps"]), -5) == 1_000_000
-    seconds = {}  # {program: {seed: time until the return was reached}}
-    for row in rows:
-        key = "sbx" in row["flags"], "ppo" in row["flags"], row["who"] == "a2c_discrete"
-        time = float(row["seconds"]) if row["solved"] == "1" else np.inf
-        seconds.setdefault(key, {})[row["seed"]] = time
-    ours = seconds[False, False, True]
-    for program in filter(None, programs):
-        times = seconds["SBX" in program, "PPO" in program, "this project" in program]
-        median, ratio = np.median([(times[s], times[s] / ours[s]) for s in ours], 0)
-        head = f"| {environment} | {target} | {program} | {len(times)} | {median:.1f}, "
+        times.append(float(row["seconds"]) if row["solved"] == "1" else np.inf)
+    ours = sorted(seconds.pop((True, False, False)))
+    assert len(seconds) >= 1
+    for (_, sbx, ppo), times in seconds.items():
+        assert 3 <= len(times) <= len(ours)
+        program = f"{'SBX' if sbx else 'SB3'}'s {'PPO' if ppo else 'A2C'}"
+        head = f"| {environment} | {target} | {program} | {len(times)} | {np.median(times):.1f}, "
         (line,) = [line for line in README.splitlines() if line.startswith(head)]
-        assert f"k | {ratio:.1f} | " in line
+        middle = len(ours) // 2
+        typical = (ours[middle] + ours[-1 - middle]) / 2
+        assert f"k | {np.median(times) / typical:.1f} | " in line
 
 
 def test_policies_at_the_end_of_the_race_on_lunar_lander():
     assert "On LunarLander, PPO ends with better policies." in WORDS
-    returns = [float(row["eval_mean"]) for row in rows_of("a2c_discrete-race-lunar")]
-    ours, sb3, sbx = (np.mean(returns[i::3]) for i in range(3))
+    returns = {}
+    for row in rows_of("a2c_discrete-race-lunar"):
+        returns.setdefault(table.program(row), []).append(float(row["eval_mean"]))
+    ours, sb3, sbx = (np.mean(found) for found in returns.values())
     assert ours + 30 < min(sb3, sbx)
+
+
+def test_times_of_the_default_tasks():
+    """The table of files repeats times from the table of results."""
+    variants = {"reinforce_baseline": "value", "ac_td0": "v"}
+    for case in CASES:
+        (line,) = [x for x in README.splitlines() if x.startswith(f"| `{case.file}` | ")]
+        env, time = re.search(r"\| (\w+-v\d), (\d+ (?:s|min))", line).groups()
+        assert env == case.module.Args().env_id
+        rows = table.rows_of(case.name, env, variants.get(case.name, ""))
+        assert table.duration(rows) == time
 
 
 # Names, commands and snippets
