@@ -87,7 +87,7 @@ class Args:
     critic_updates: Count = 3  # K, critic steps per rollout
     actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber: linear in errors larger than 1
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors up to 1, then linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes of the critic; no effect if K = 1
     vf_coef: NonNegative = 0.5  # weight of the critic's loss
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
@@ -144,7 +144,7 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
 
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c: float) -> Tensor:
     """PPO: -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], with A constant; (B,) each -> ()."""
-    assert log_probs.shape == advantages.shape  # (B,) times (B, 1) would broadcast to (B, B)
+    assert log_probs.shape == old_log_probs.shape == advantages.shape  # avoids (B,) times (B, 1)
     ratios, advantages = (log_probs - old_log_probs).exp(), advantages.detach()
     return -torch.min(ratios * advantages, ratios.clamp(1 - c, 1 + c) * advantages).mean()
 
@@ -366,9 +366,11 @@ def check_flags(args: Args) -> None:
     """Raise InputError if a flag violates its annotation or --env-kwargs is not a JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
-        if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
-            value = tuple(value) if isinstance(value, list) else value.item()
-            object.__setattr__(args, name, value)
+        if isinstance(value, Path):  # checkpoints can only hold Python's own types
+            value = str(value)
+        elif isinstance(value, np.generic | np.ndarray | list | tuple):
+            value = np.asarray(value).tolist()
+        object.__setattr__(args, name, tuple(value) if isinstance(value, list) else value)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise InputError(f"{flag} must be one of {get_args(hint)}, got {value!r}")
         for low, high in getattr(hint, "__metadata__", ()):

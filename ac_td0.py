@@ -257,9 +257,11 @@ def check_flags(args: Args) -> None:
     """Raise InputError if a flag violates its annotation or --env-kwargs is not a JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
-        if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
-            value = tuple(value) if isinstance(value, list) else value.item()
-            object.__setattr__(args, name, value)
+        if isinstance(value, Path):  # checkpoints can only hold Python's own types
+            value = str(value)
+        elif isinstance(value, np.generic | np.ndarray | list | tuple):
+            value = np.asarray(value).tolist()
+        object.__setattr__(args, name, tuple(value) if isinstance(value, list) else value)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise InputError(f"{flag} must be one of {get_args(hint)}, got {value!r}")
         for low, high in getattr(hint, "__metadata__", ()):

@@ -20,8 +20,8 @@ Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is a
 
 Differences from the paper:
 - Gaussian noise. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
-- Uniformly random actions before the first update.
-- Actions enter the critic in its first layer. There is no batch normalisation or weight decay.
+- Uniformly random actions before the first update. Actions enter the critic in its first layer.
+- No weight decay. No batch normalisation, so scale observations and rewards to the order of 1.
 - Layer sizes, actor_lr and tau (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
 Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
@@ -390,9 +390,11 @@ def check_flags(args: Args) -> None:
     """Raise InputError if a flag violates its annotation or --env-kwargs is not a JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
-        if isinstance(value, np.generic | list):  # checkpoints hold plain numbers and tuples only
-            value = tuple(value) if isinstance(value, list) else value.item()
-            object.__setattr__(args, name, value)
+        if isinstance(value, Path):  # checkpoints can only hold Python's own types
+            value = str(value)
+        elif isinstance(value, np.generic | np.ndarray | list | tuple):
+            value = np.asarray(value).tolist()
+        object.__setattr__(args, name, tuple(value) if isinstance(value, list) else value)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise InputError(f"{flag} must be one of {get_args(hint)}, got {value!r}")
         for low, high in getattr(hint, "__metadata__", ()):

@@ -264,6 +264,7 @@ def test_losses_refuse_shapes_that_would_broadcast():
         policy_gradient_loss,
         lambda a, b: value_loss(a, b, "mse"),
         lambda a, b: clipped_loss(a, a, b, 0.2),
+        lambda a, b: clipped_loss(a, b, a, 0.2),
     ):
         with pytest.raises(AssertionError):
             loss(torch.zeros(4), torch.zeros(4, 1))

@@ -690,9 +690,21 @@ def test_numpy_numbers_become_plain_ones(case, tmp_path, capsys):
         case.module.Args(seed=np.int64(-1))
 
 
-def test_a_list_of_sizes_becomes_a_tuple(case, tmp_path, capsys):
+def test_paths_become_strings(case, tmp_path, capsys):
+    """torch.load(weights_only=True) would refuse a checkpoint with a path."""
+    args = case.args(tmp_path, total_timesteps=100)
+    first = replace(args, log_dir=tmp_path)
+    case.module.train(first)
+    folder = Path(checkpoint_of(capsys.readouterr().out)).parent
+    case.module.train(replace(first, resume=folder, total_timesteps=150))
+    saved = case.module.load(checkpoint_of(capsys.readouterr().out))["args"]
+    assert (saved["log_dir"], saved["resume"]) == (str(tmp_path), str(folder))
+
+
+@pytest.mark.parametrize("sizes", [[8, 8], np.array([8, 8]), (np.int64(8), 8)])
+def test_sizes_become_a_tuple_of_integers(case, tmp_path, capsys, sizes):
     """The command line gives a tuple, so a checkpoint with a list could not be resumed."""
-    case.module.train(case.args(tmp_path, total_timesteps=100, hidden_sizes=[8, 8]))
+    case.module.train(case.args(tmp_path, total_timesteps=100, hidden_sizes=sizes))
     path = checkpoint_of(capsys.readouterr().out)
     loaded = case.module.load(path, case.args(tmp_path, hidden_sizes=(8, 8)))
     assert loaded["args"]["hidden_sizes"] == (8, 8)
