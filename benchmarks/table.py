@@ -193,7 +193,9 @@ def races() -> list[list[str]]:
             cells = [f"{x:.1f}" if x < np.inf else "never" for x in (np.median(times), times.max())]
             ends = column(own, "eval_mean")
             line = [env, str(target), name, str(len(own)), ", ".join(cells)]
-            line += [count(np.median(column(own, "steps"))), f"{np.median(times) / ours:.1f}"]
+            ratio = np.median(times) / ours
+            line += [count(np.median(column(own, "steps")))]
+            line += [f"{ratio:.1f}" if ratio < np.inf else "never"]
             if [env, str(target), name] not in [known[:3] for known in lines]:
                 lines.append([*line, f"{ends.min():.0f} to {ends.max():.0f}"])
     return lines

@@ -360,11 +360,13 @@ def test_races(environment, target, file):
     for (_, sbx, ppo), times in seconds.items():
         assert 3 <= len(times) <= len(ours)
         program = f"{'SBX' if sbx else 'SB3'}'s {'PPO' if ppo else 'A2C'}"
-        head = f"| {environment} | {target} | {program} | {len(times)} | {np.median(times):.1f}, "
+        median = f"{np.median(times):.1f}" if np.median(times) < np.inf else "never"
+        head = f"| {environment} | {target} | {program} | {len(times)} | {median}, "
         (line,) = [line for line in README.splitlines() if line.startswith(head)]
         middle = len(ours) // 2
         typical = (ours[middle] + ours[-1 - middle]) / 2
-        assert f"k | {np.median(times) / typical:.1f} | " in line
+        ratio = np.median(times) / typical
+        assert f" | {ratio:.1f} | " in line if ratio < np.inf else "| never, never | " in line
 
 
 def test_policies_at_the_end_of_the_race_on_lunar_lander():
@@ -372,8 +374,15 @@ def test_policies_at_the_end_of_the_race_on_lunar_lander():
     returns = {}
     for row in rows_of("a2c_discrete-race-lunar"):
         returns.setdefault(table.program(row), []).append(float(row["eval_mean"]))
-    ours, sb3, sbx = (np.mean(found) for found in returns.values())
-    assert ours + 30 < min(sb3, sbx)
+    ours, sb3, sbx = (np.array(found) for found in returns.values())
+    assert max(ours) < np.mean([sb3, sbx])
+    assert "with some seeds the greedy policy is still poor at this point" in WORDS
+    assert sum(ours < 100) > 1
+    words = "SB3's PPO reached 200 with one of three seeds, after {:.0f} s."
+    rows = [r for r in rows_of("a2c_discrete-race-lunar") if table.program(r) == "SB3's PPO"]
+    (time,) = (float(row["seconds"]) for row in rows if row["solved"] == "1")
+    assert len(rows) == 3
+    assert words.format(time) in WORDS
 
 
 def test_times_of_the_default_tasks():
