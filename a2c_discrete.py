@@ -77,7 +77,7 @@ class Args:
     # Algorithm
     total_timesteps: Count = 250_000  # environment steps, summed over all environments
     num_envs: Count = 32  # N, parallel environments; larger N gives more diverse batches
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment per rollout
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment; 1 could be a reset only
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "adam"  # the A3C paper uses rmsprop
@@ -89,7 +89,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors up to 1, then linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes of the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # weight of the critic's loss
+    vf_coef: NonNegative = 0.5  # weight of the critic's loss; matters with kappa or --shared-body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping

@@ -20,14 +20,14 @@ is bootstrapped from it, except where a time limit ends an episode. There V esti
 tail of the return (--bootstrap). With the other baselines, the return ends at the time limit.
 
 --elite-share P selects the cross-entropy method, applied to actions and not to network weights. In
-L_actor, G[t] - b(s[t]) is replaced by 1 in the fraction P of the N episodes with the highest
-undiscounted returns (including ties), and by 0 in the others.
+L_actor, G[t] - b(s[t]) is replaced by 1 in the fraction P of the N episodes (at least one) with the
+highest undiscounted returns (including ties), and by 0 in the others.
 
 Differences from the book:
-- One gradient step is taken on N episodes instead of one per time step.
+- One gradient step is taken on N episodes instead of one per time step. The N environments step
+  together until the last episode ends; steps after the end of an episode are not counted.
 - The optimizer is Adam, and gradients are clipped. --ent-coef adds an entropy bonus.
-- The factor gamma^t, which gives late steps little weight, is omitted, as is common.
-  --discount-policy-gradient restores it.
+- The factor gamma^t is omitted, as is common. --discount-policy-gradient restores it.
 
     python reinforce_baseline.py          solves CartPole-v1 in seconds; the last line looks like
                                           `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -75,7 +75,7 @@ Finite = Annotated[float, (0, 1e38)]  # fits in float32
 @dataclass(frozen=True)
 class Args:
     # Algorithm
-    total_timesteps: Count = 300_000  # environment steps, summed over all episodes
+    total_timesteps: Count = 300_000  # environment steps within episodes, summed over all episodes
     num_envs: Count = 16  # N, episodes per update, played in parallel
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
     elite_share: Fraction = 0.0  # imitate only this top fraction of the episodes; 0 disables it
@@ -230,9 +230,10 @@ def make_batch(agent: Agent, episodes: Episodes, args: Args) -> EpisodeBatch:
     obs, actions, returns, episode = (torch.from_numpy(array).to(device) for array in arrays)
     advantages = returns - agent.baseline(obs, args.baseline)
     if args.elite_share:
-        totals = torch.from_numpy(episodes.rewards.sum(0)).to(device)
+        totals = episodes.rewards.sum(0, dtype=np.float64)  # float32 could miss ties
         num_elite = max(1, round(args.elite_share * args.num_envs))
-        advantages = (totals >= totals.topk(num_elite).values.min()).float()[episode]
+        elite = (totals >= np.sort(totals)[-num_elite]).astype(np.float32)
+        advantages = torch.from_numpy(elite).to(device)[episode]
     if args.discount_policy_gradient:
         advantages *= torch.from_numpy((args.gamma**t).astype(np.float32)).to(device)
     return EpisodeBatch(obs, actions, returns, advantages, episode)
@@ -297,14 +298,14 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     agent = Agent(*sizes, args).to(device).float()  # the default dtype may be float64
     groups = [{"params": network.parameters()} for network in (agent.actor, agent.critic)]
     optimizer = torch.optim.Adam(groups, fused=True)
-    # Report only once a second, because gradient_variance takes half as long as an update.
+    # Report only once a second, because gradient_variance can take longer than an update.
     with Run(args, envs, eval_env, report_interval=1.0, agent=agent, optimizer=optimizer) as run:
         while not run.finished:
             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
             for group, rate in zip(optimizer.param_groups, (args.actor_lr, args.critic_lr)):
                 group["lr"] = rate * remaining
             episodes = play(agent, envs, seed=run.reset_seed())  # only the first reset is seeded
-            totals, lengths = episodes.rewards.sum(0), episodes.live.sum(0)
+            totals, lengths = episodes.rewards.sum(0, dtype=np.float64), episodes.live.sum(0)
             run.add_step(episodes.obs, totals, done=np.ones(args.num_envs, bool), steps=lengths)
             batch = make_batch(agent, episodes, args)
             metrics = diagnostics(agent, batch, args) if run.due else {}

@@ -809,24 +809,28 @@ the steps of the value give the policy gradients of zero
 +     optimizer.zero_grad(set_to_none=False)
 
 the elite is the worst episodes
-- totals >= totals.topk(num_elite).values.min()
-+ totals <= totals.topk(num_elite, largest=False).values.max()
+- totals >= np.sort(totals)[-num_elite]
++ totals <= np.sort(totals)[num_elite - 1]
 
 the elite is chosen by discounted return
-- torch.from_numpy(episodes.rewards.sum(0))
-+ torch.from_numpy(discounted_returns(episodes.rewards, args.gamma)[0])
+- episodes.rewards.sum(0, dtype=np.float64)  # float32
++ discounted_returns(episodes.rewards, args.gamma)[0]  # float32
+
+the returns of the elite are rounded
+- episodes.rewards.sum(0, dtype=np.float64)  # float32
++ episodes.rewards.sum(0)  # float32
 
 the elite's number is rounded down
 - max(1, round(args.elite_share * args.num_envs))
 + max(1, int(args.elite_share * args.num_envs))
 
 the elite leaves out ties
-- (totals >= totals.topk(num_elite).values.min())
-+ torch.zeros_like(totals).index_fill(0, totals.topk(num_elite).indices, 1)
+- (totals >= np.sort(totals)[-num_elite])
++ (totals.argsort().argsort() >= len(totals) - num_elite)
 
 the elite is weighted by its returns
-- .float()[episode]
-+ .float()[episode] * advantages
+- torch.from_numpy(elite).to(device)[episode]
++ torch.from_numpy(elite).to(device)[episode] * advantages
 
 the value learns the advantages
 - F.mse_loss(agent.value(batch.obs), batch.returns)

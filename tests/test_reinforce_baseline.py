@@ -289,6 +289,19 @@ def test_if_all_returns_are_equal_all_episodes_count():
     assert elite_weights([[1, 1], [2], [0, 2]], elite_share=0.3) == [[1, 1], [1], [1, 1]]
 
 
+def test_equal_returns_are_ties_in_whatever_order_the_rewards_came():
+    """Sums in float32 would be 1.3 and 1.3000001."""
+    rewards = [
+        [0.1, 0.2, 0.3, 0.7],
+        [0.7, 0.3, 0.2, 0.1],
+        [0.3, 0.7, 0.1, 0.2],
+        [0.2, 0.1, 0.7, 0.3],
+    ]
+    sums = {float(np.sum(np.array(row, np.float32), dtype=np.float64)) for row in rewards}
+    assert len(sums) == 1
+    assert elite_weights(rewards, elite_share=0.5) == [[1] * 4] * 4
+
+
 def test_the_weights_of_the_best_episodes_are_discounted_on_request():
     weights = elite_weights(REWARDS, elite_share=0.25, discount_policy_gradient=True)
     assert weights == [[1, 0.5, 0.25, 0.125], [0], [0, 0], [0, 0]]
