@@ -330,6 +330,7 @@ def make_learners(obs_size: int, act_size: int, device: torch.device, args: Args
 def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     """Train and evaluate; return the agent and the episodes as (step, return, length)."""
     torch.manual_seed(args.seed)
+    torch.set_num_threads(args.torch_threads)
     device = pick_device(args.device)
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
@@ -337,8 +338,8 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     agent, target, _, critic_optimizer = learners.values()
     buffer = ReplayBuffer(*sizes, device, args)
     with Run(args, env, eval_env, **learners, buffer=buffer) as run:
-        done, episode, losses = True, None, {}
-        has_learned = bool(critic_optimizer.state)  # filled by the first update, or by --resume
+        # The optimizer's state is filled by the first update, or by --resume.
+        done, episode, losses, has_learned = True, None, {}, bool(critic_optimizer.state)
         while not run.finished:
             if done:
                 obs, _ = env.reset(seed=run.reset_seed())  # only the first reset is seeded
@@ -390,11 +391,16 @@ def check_flags(args: Args) -> None:
     """Raise InputError if a flag violates its annotation or --env-kwargs is not a JSON object."""
     for name, hint in get_type_hints(Args, include_extras=True).items():
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
-        if isinstance(value, Path):  # checkpoints can only hold Python's own types
-            value = str(value)
-        elif isinstance(value, np.generic | np.ndarray | list | tuple):
+        kind = type(getattr(Args, name))  # the type of the default
+        if isinstance(value, np.generic | np.ndarray | list | tuple):
             value = np.asarray(value).tolist()
-        object.__setattr__(args, name, tuple(value) if isinstance(value, list) else value)
+        if isinstance(value, list | Path):  # checkpoints can only hold Python's own types
+            value = tuple(value) if isinstance(value, list) else str(value)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)  # such as 1e5
+        if type(value) is not kind and (kind, type(value)) not in ((float, int), (type(None), str)):
+            raise InputError(f"{flag} must be of type {kind.__name__}, got {value!r}")
+        object.__setattr__(args, name, value)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise InputError(f"{flag} must be one of {get_args(hint)}, got {value!r}")
         for low, high in getattr(hint, "__metadata__", ()):
@@ -409,8 +415,10 @@ def check_flags(args: Args) -> None:
 
 def pick_device(name: str) -> torch.device:
     """The named device; "auto" is the accelerator if there is one, otherwise the CPU."""
+    if name == "cpu":  # do not look for an accelerator, because forked processes could not use it
+        return torch.device(name)
     found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if name not in ("auto", "cpu", found.type):
+    if name not in ("auto", found.type):
         raise InputError(f"--device {name}: not available on this machine; use {found.type}")
     return found if name == "auto" else torch.device(name)
 
@@ -489,10 +497,27 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
     return ((1 - share) * space.low + share * space.high).clip(space.low, space.high)
 
 
+@contextmanager
+def restoring():
+    """Afterwards, restore the random generators and the number of CPU threads."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        torch.set_num_threads(threads)
+
+
+train = restoring()(train)  # for callers from Python
+
+
+@restoring()  # so that --eval-interval does not affect training
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
     """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     limit = (env.spec and env.spec.max_episode_steps) or 10_000  # a greedy policy may never finish
     for i in range(num_episodes):
         (obs, _), done, steps = env.reset(seed=i), False, 0
@@ -506,9 +531,6 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
             done, steps = terminated or truncated, steps + 1
         if not done:
             print(f"evaluation: episode {i} was cut off after {limit} steps", file=sys.stderr)
-    random.setstate(states[0])  # so that --eval-interval does not affect training
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
     return returns
 
 
@@ -557,7 +579,7 @@ class Run(AbstractContextManager):
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
         try:
-            log_dir = Path(args.log_dir).expanduser()
+            log_dir = Path(args.log_dir).expanduser().absolute()
             self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
         except (OSError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
@@ -571,8 +593,6 @@ class Run(AbstractContextManager):
         rows = "".join(f"|{name}|{value}|\n" for name, value in asdict(args).items())
         self.writer.add_text("hyperparameters", f"|flag|value|\n|-|-|\n{rows}")
         self.bar = tqdm(total=args.total_timesteps, initial=self.step, unit="step", mininterval=0.5)
-        self.caller_threads = torch.get_num_threads()
-        torch.set_num_threads(args.torch_threads)
         self.start_time = self.save_time = self.report_time = time.perf_counter()
 
     @property
@@ -673,14 +693,14 @@ class Run(AbstractContextManager):
                 part.load_state_dict(saved)
             self.step, self.episodes = state["global_step"], state["episodes"]
             torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
-            torch.set_rng_state(state["rng"])
+            if self.args.seed == state["args"]["seed"]:
+                torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"does not match these flags or the spaces of {self.args.env_id}"
             raise InputError(f"--resume {path}: {reason}") from error
 
     def __exit__(self, kind, error, traceback) -> None:
         seconds = f"{time.perf_counter() - self.start_time:.2f} s"
-        torch.set_num_threads(self.caller_threads)
         try:
             if kind is not NotFinite:  # otherwise keep the last good checkpoint
                 self.save()
@@ -717,10 +737,13 @@ class Run(AbstractContextManager):
 
 
 def main() -> None:
-    def stop(number, frame):  # a second signal must not interrupt the save
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.exit(128 + number)
+    ignore_until = 0.0
+
+    def stop(number, frame):
+        nonlocal ignore_until
+        if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
+            ignore_until = time.monotonic() + 10  # but the environment may swallow the first
+            sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT

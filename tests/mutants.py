@@ -65,8 +65,20 @@ a resumed run repeats its episodes
 + SeedSequence([args.seed])
 
 evaluation changes the random numbers of the training
--     torch.set_rng_state(states[2])
-+     states[2]
+-         torch.set_rng_state(states[2])
++         states[2]
+
+train changes the random numbers of its caller
+- train = restoring()(train)
++ restoring()(train)
+
+the initial weights are made with all threads
+-     torch.set_num_threads(args.torch_threads)
++     args.torch_threads
+
+a resumed run with another seed goes on with the old random numbers
+- if self.args.seed == state["args"]["seed"]:
++ if True:
 
 all episodes of an evaluation are the same
 - env.reset(seed=i)
@@ -1067,8 +1079,8 @@ there is no warm-up
 +             if True:
 
 a resumed run warms up again
-- has_learned = bool(critic_optimizer.state)
-+ has_learned = False
+- True, None, {}, bool(critic_optimizer.state)
++ True, None, {}, False
 
 the warm-up never ends
 -                 has_learned = True

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import gymnasium as gym
@@ -392,6 +393,48 @@ def test_an_error_without_a_message_is_located(case, cli, tmp_path, register):
     register("Silent-v0", "tests.toys:Silent")
     words = ["--env-id Silent-v0: AssertionError() in ", "toys.py", "assert joint in"]
     assert_refused(cli(case.file, "--env-id", "Silent-v0"), tmp_path, words)
+
+
+@pytest.mark.filterwarnings("ignore:.*render_modes")
+def test_an_environment_may_change_the_working_directory(
+    case, cli, tmp_path, register, monkeypatch
+):
+    """As simulators do that write files; --log-dir is relative to where the script was started."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    register("Moving-v0", "tests.toys:Moving", folder=tmp_path / "elsewhere", **toy_kwargs(case))
+    flags = [*case.flags, "--env-id", "Moving-v0", "--total-timesteps", 100, "--log-dir", "here"]
+    outcome = cli(case.file, *flags)
+    assert outcome.status == 0, outcome.err
+    assert len(list(tmp_path.glob("here/*/checkpoint.pt"))) == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+# Signals that are swallowed
+
+
+def test_a_signal_may_be_swallowed(case, monkeypatch):
+    """By a bare `except`, for example; a later signal then stops the run."""
+
+    def train(_):
+        for seconds, stops in ((0, True), (5, False), (11, True)):
+            monkeypatch.setattr(time, "monotonic", lambda now=start + seconds: now)
+            with pytest.raises(SystemExit) if stops else nullcontext():
+                signal.raise_signal(signal.SIGINT)
+
+    start = time.monotonic()
+    monkeypatch.setattr(case.module, "train", train)
+    monkeypatch.setattr(sys, "argv", [case.file])
+    case.module.main()
+
+
+# Devices
+
+
+def test_the_cpu_is_chosen_without_looking_for_an_accelerator(case, monkeypatch):
+    """Looking for one can make it unusable in processes that are forked later."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", None)
+    assert case.module.pick_device("cpu") == torch.device("cpu")
 
 
 # Loading a policy

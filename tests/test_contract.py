@@ -1,6 +1,7 @@
 """What all scripts promise: flags, output, checkpoints, resuming, interrupts, errors."""
 
 import copy
+import enum
 import importlib
 import itertools
 import json
@@ -81,28 +82,65 @@ def test_seeds(case, tmp_path, monkeypatch, capsys):
     one, path = run(seed=1)
     two, _ = run(seed=2)
     more, _ = run(seed=1, resume=path, total_timesteps=800)
-    # A resumed run also continues with the state of the generator.
-    assert torch.equal(states[0], torch.load(path, weights_only=True)["rng"])
+    # A resumed run also continues with the state of the generator, unless its seed is another one.
+    saved = torch.load(path, weights_only=True)["rng"]
+    assert torch.equal(states[0], saved)
+    run(seed=2, resume=path, total_timesteps=800)
+    assert not torch.equal(states[0], saved)
     assert [len(found) for found in (one, two, more)] == [case.num_envs] * 3
     assert len({*one, *two, *more}) == 3 * len(one)
 
 
 def test_train_restores_every_setting_of_the_process(case, tmp_path, monkeypatch):
-    """train() changes neither the denormal mode nor signal handlers, and restores the threads."""
-    numbers, threads, update = (signal.SIGINT, signal.SIGTERM), [], case.module.update
+    """train() keeps denormal mode and handlers, and restores threads and random generators.
 
-    def spy(*args, **kwargs):
-        threads.append(torch.get_num_threads())
-        return update(*args, **kwargs)
+    --torch-threads holds from the initial weights to the evaluation, so that the caller's number
+    of threads cannot change a result.
+    """
+    numbers, threads = (signal.SIGINT, signal.SIGTERM), []
 
-    before = [signal.getsignal(number) for number in numbers]
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def spy(*args, **kwargs):
+            threads.append((name, torch.get_num_threads()))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    def settings():
+        random_states = random.getstate(), np.random.get_state()[1].tolist()
+        handlers = [signal.getsignal(number) for number in numbers]
+        return random_states, torch.get_rng_state().tolist(), handlers, torch.get_num_threads()
+
     torch.set_num_threads(1)
-    monkeypatch.setattr(case.module, "update", spy)
+    watched = [(torch.nn.Linear, "__init__"), (case.module, "update"), (case.module, "evaluate")]
+    for owner, name in watched:
+        watch(owner, name)
+    before = settings()
     case.module.train(case.args(tmp_path, total_timesteps=30, torch_threads=2))
-    assert set(threads) == {2}
-    assert torch.get_num_threads() == 1
+    assert set(threads) == {(name, 2) for _, name in watched}
+    assert settings() == before
     assert (torch.tensor([1e-40]) * 1).item() > 0
-    assert [signal.getsignal(number) for number in numbers] == before
+
+
+TWO_RUNS = """
+import importlib, multiprocessing, sys
+script = importlib.import_module(sys.argv[1])
+args = script.Args(total_timesteps=100, eval_episodes=1, log_dir=sys.argv[2])
+script.train(args)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    pool.map(script.train, [args])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is not safe elsewhere")
+def test_train_works_in_a_forked_process_after_train(case, tmp_path):
+    """A forked process cannot use OpenMP's threads, so train() must not have started any."""
+    command = [sys.executable, "-c", TWO_RUNS, case.name, str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=environment, check=True, timeout=60, capture_output=True)
+    assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 2
 
 
 def test_the_command_line_flushes_denormal_numbers(case, cli):
@@ -699,6 +737,33 @@ def test_paths_become_strings(case, tmp_path, capsys):
     case.module.train(replace(first, resume=folder, total_timesteps=150))
     saved = case.module.load(checkpoint_of(capsys.readouterr().out))["args"]
     assert (saved["log_dir"], saved["resume"]) == (str(tmp_path), str(folder))
+
+
+class DeviceName(str, enum.Enum):
+    CPU = "cpu"
+
+
+def test_whole_floats_become_integers(case):
+    assert type(case.module.Args(total_timesteps=1e5).total_timesteps) is int
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"capture_video": "no"}, "--capture-video must be of type bool, got 'no'"),
+        ({"eval_episodes": 2.5}, "--eval-episodes must be of type int, got 2.5"),
+        ({"eval_interval": True}, "--eval-interval must be of type int, got True"),
+        ({"gamma": "0.9"}, "--gamma must be of type float, got '0.9'"),
+        ({"target_return": None}, "--target-return must be of type float, got None"),
+        ({"hidden_sizes": 64}, "--hidden-sizes must be of type tuple, got 64"),
+        ({"env_kwargs": {}}, "--env-kwargs must be of type str, got {}"),
+        ({"device": DeviceName.CPU}, "--device must be of type str, got <DeviceName.CPU"),
+    ],
+)
+def test_a_flag_of_another_type_is_refused(case, flags, words):
+    """Otherwise it might fail after training, or leave a checkpoint that cannot be read."""
+    with pytest.raises(case.module.InputError, match=re.escape(words)):
+        case.module.Args(**flags)
 
 
 @pytest.mark.parametrize("sizes", [[8, 8], np.array([8, 8]), (np.int64(8), 8)])

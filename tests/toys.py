@@ -271,6 +271,18 @@ class Crashing(Identity):
         return super().step(action)
 
 
+class Moving(Identity):
+    """Changes the working directory of the process."""
+
+    def __init__(self, folder, box=False):
+        super().__init__("box", box=box)
+        self.folder = folder
+
+    def reset(self, **kwargs):
+        os.chdir(self.folder)
+        return super().reset(**kwargs)
+
+
 class PayingOddly(Identity):
     """Pays 1 per step, as an array of the given shape."""
 
