@@ -358,13 +358,12 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
                 episode = buffer.latest(run.episodes[-1][2])  # [2] is its length
             if len(buffer) >= args.learning_starts:
                 batch = buffer.sample(args.batch_size)
-                losses = update(**learners, batch=batch, args=args, step=run.step)
+                losses |= update(**learners, batch=batch, args=args, step=run.step)
                 has_learned = True
                 run.check(**losses)
-                if run.due:
-                    losses |= diagnostics(agent, target, batch, episode, args)
             if run.due:
-                run.report(losses)
+                metrics = diagnostics(agent, target, batch, episode, args) if losses else {}
+                run.report(losses | metrics)
     if not has_learned:
         print(f"nothing learned: the run ended before --learning-starts {args.learning_starts}")
     run.evaluate()

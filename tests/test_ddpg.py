@@ -518,6 +518,20 @@ def test_overestimation_is_logged_of_the_last_finished_episode(recorded, monkeyp
     assert {event.value for event in events.Scalars("losses/overestimation")} == {5.0}
 
 
+@pytest.mark.usefixtures("report_every_update")
+def test_reports_hold_the_actors_latest_loss(recorded, tmp_path):
+    """Also after a step in which only the critic was updated."""
+    _, updates, _ = recorded(policy_frequency=3)
+    (run,) = tmp_path.iterdir()
+    events = EventAccumulator(str(run)).Reload()
+    logged = {event.step: event.value for event in events.Scalars("losses/policy_loss")}
+    first = next(u.step for u in updates if u.improved)
+    assert sorted(logged) == list(range(first, 91))
+    for update in updates:
+        if not update.improved and update.step > first:
+            assert logged[update.step] == logged[update.step - 1]
+
+
 # The replay buffer
 
 CPU = torch.device("cpu")
