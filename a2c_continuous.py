@@ -2,7 +2,7 @@
 
 The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian and some defaults
 differ. A network gives the mean mu(s), and log sigma is one learned parameter per dimension i,
-independent of the state. Actions are scaled so that -1 and 1 are the bounds.
+independent of the state and clamped to [-5, 2]. Actions are scaled so that -1 and 1 are the bounds.
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
@@ -20,8 +20,7 @@ Additions for continuous actions, and for observations and rewards of any scale 
 - Rewards are divided by the standard deviation of a discounted sum of the episode's rewards so far,
   R[t] = r[t+1] + gamma R[t-1], and clipped to [-10, 10]. Their mean is not subtracted.
 - Both normalisations use running statistics, which are frozen in evaluation. Those of R are updated
-  before each update(), and those of observations, initially mean 0 and std 1, after it.
-- log sigma is clamped to [-5, 2].
+  before each update(), those of observations (initially mean 0 and std 1) after it.
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and
 delta bootstraps from s[t+1] at a time limit. An update takes K critic steps from w_old. Each
@@ -32,7 +31,8 @@ actor's A is normalised over the batch. Gradients are clipped. The factor gamma^
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
-    python a2c_continuous.py --help  lists the flags
+    python a2c_continuous.py --help  lists the flags; the defaults suit Pendulum, so on other tasks
+                                     start with `--activation tanh --log-std-init -1`
 """
 
 # /// script
@@ -78,7 +78,7 @@ class Args:
     # Algorithm
     total_timesteps: Count = 400_000  # environment steps, summed over all environments
     num_envs: Count = 16  # N, parallel environments; larger N gives more diverse batches
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment; 1 could be a reset only
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment; one may be just a reset
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # the A3C paper uses rmsprop
@@ -88,9 +88,9 @@ class Args:
     critic_updates: Count = 10  # K, critic steps per rollout
     actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors up to 1, then linear
-    proximal_coef: NonNegative = 0.0  # kappa, penalises changes of the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # weight of the critic's loss; matters with kappa or --shared-body
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
+    proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
+    vf_coef: NonNegative = 0.5  # critic's loss weight; affects clipping, kappa and --shared-body
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -119,7 +119,7 @@ class Args:
     def __post_init__(self) -> None:
         check_flags(self)
         if self.shared_body and self.critic_updates > 1:
-            raise InputError("--shared-body requires --critic-updates 1")
+            raise InputError("--shared-body requires --critic-updates 1: critic steps change pi")
         if self.actor_updates > self.critic_updates:
             raise InputError(f"--actor-updates must be <= --critic-updates {self.critic_updates}")
 
@@ -130,7 +130,7 @@ def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: flo
 
     `terminated` removes the bootstrap. `done` (terminated or truncated) ends the sum. A truncated
     episode still bootstraps from its last state.
-    Arrays or tensors: rewards, terminated, done (T, N), and values (T+1, N) -> (T, N).
+    Arrays or tensors: rewards, bool terminated and done (T, N), values (T+1, N) -> (T, N).
     """
     advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta[t]
     decay = gamma * gae_lambda * ~done
@@ -153,7 +153,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old || pi), estimated by mean[ratio - 1 - log ratio]; share of ratios not in 1 +- c."""
+    """Estimate of KL(pi_old || pi): mean[ratio - 1 - log ratio]; share of ratios beyond 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -176,12 +176,13 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
     """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
-    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]  # sqrt(2), as in OpenAI Baselines
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
-        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, layer_gain)
-        nn.init.zeros_(layers[-2].bias)
-    return nn.Sequential(*layers[:-1])
+        linear = nn.Linear(n_in, n_out)
+        nn.init.orthogonal_(linear.weight, layer_gain)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+    return nn.Sequential(*layers[:-1])  # no activation after the last layer
 
 
 class RunningStatistics(nn.Module):
@@ -193,8 +194,8 @@ class RunningStatistics(nn.Module):
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
 
-    def _apply(self, fn, recurse=True):
-        return self  # .to() and .float() leave this in float64 and on the CPU, where the data is
+    def _apply(self, fn, recurse=True):  # PyTorch's .to() and .float() call this
+        return self  # stay in float64 and on the CPU, where the data is
 
     def update(self, batch: np.ndarray) -> None:
         """Add a batch (B, *shape)."""
@@ -221,7 +222,8 @@ class Agent(nn.Module):
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
-        self.actor.log_std = nn.Parameter(torch.ones(act_size) * args.log_std_init)
+        # As a part of the actor, log_std is optimised and clipped with it.
+        self.actor.log_std = nn.Parameter(torch.full((act_size,), args.log_std_init))
         self.obs_statistics = RunningStatistics(obs_size) if args.norm_obs else nn.Identity()
         self.return_statistics = RunningStatistics()
 
@@ -283,9 +285,9 @@ class Rollout:
             self.obs[t + 1], self.rewards[t], self.terminated[t], truncated, _ = step
             self.live[t] = ~self.done[t - 1]  # at t = 0, done[-1] is from the previous rollout
             self.done[t] = self.terminated[t] | truncated
-            so_far = self.rewards[t] + self.args.gamma * self.discounted[t - 1]
-            self.discounted[t] = so_far * self.live[t]
-            self.rewards[t] *= self.live[t]  # ignore any reward from a reset
+            self.rewards[t] = np.where(self.live[t], self.rewards[t], 0)  # ignore a reset's reward
+            so_far = self.args.gamma * self.discounted[t - 1]  # also from the previous rollout
+            self.discounted[t] = self.rewards[t] + so_far * self.live[t]
             run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -301,7 +303,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)
+    return torch.optim.RMSprop(groups, foreach=True)  # no bias correction: the first step is 10 lr
 
 
 def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
@@ -321,14 +323,14 @@ def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tupl
 
 
 def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, float]:
-    """Take K critic steps, the last E of which also update the actor; return the losses."""
+    """Take K critic steps, the last E of which also update the actor; return the last losses."""
     obs, live, actions = rollout.tensors()
     w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
     groups = [group["params"] for group in optimizer.param_groups]  # the networks' weights
-    actor_start = args.critic_updates - args.actor_updates
+    is_ppo, actor_start = args.actor_updates > 1, args.critic_updates - args.actor_updates
     for k in range(args.critic_updates):
         values = agent.value(obs)  # (T+1, N)
-        if k == 0 or args.actor_updates == 1:  # PPO computes A and G once
+        if k == 0 or not is_ppo:  # PPO computes A and G once
             advantages, returns = advantages_and_returns(rollout, values, args)  # (B,), (B,)
         critic_loss = value_loss(values[:-1][live], returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
@@ -340,10 +342,10 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
             if k == actor_start:  # the actor is still the policy that collected the rollout
                 old_log_probs = log_probs.detach()
-            if args.actor_updates == 1:
-                actor_loss = policy_gradient_loss(log_probs, scaled)
-            else:
+            if is_ppo:
                 actor_loss = clipped_loss(log_probs, old_log_probs, scaled, args.clip_coef)
+            else:
+                actor_loss = policy_gradient_loss(log_probs, scaled)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
         optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()
@@ -351,7 +353,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         optimizer.step()
         agent.actor.log_std.data.clamp_(-5, 2)  # keeps sigma in a safe range
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
-    if args.actor_updates > 1:
+    if is_ppo:
         losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step K
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}

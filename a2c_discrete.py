@@ -13,17 +13,17 @@ less likely. The rollout is then discarded.
 
 H is the policy's entropy; kappa and beta are weights. A[t+1] is treated as 0 if the episode or the
 rollout ends at step t. At a time limit the episode ends, but s[t+1] is not terminal, so delta still
-bootstraps from it. lambda = 0 gives the one-step TD error, lambda = 1 the n-step advantage of A3C.
+bootstraps from it. lambda = 0 gives the one-step TD error, and lambda = 1 A3C's n-step advantage.
 Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". A and G are recomputed before each of
   them. The actor thus uses the critic after K - 1 steps; SLM-Lab's actor uses it after all K.
-- w_old is w before the K steps, so kappa has no effect on the first of them.
+- w_old is w before the K steps. The penalty is from the blog post behind Gymnasium's A2C tutorial.
 - If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. This
   biases the gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
-- With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss
-  -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s), instead of
-  -mean[A log pi(a|s)]. pi_old collected the rollout (Schulman et al. 2017, eq. 7). A and G are then
-  computed once, before the first step, which avoids the bias of K > 1. There are no minibatches.
+- With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss (Schulman et
+  al. 2017, eq. 7), -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s).
+  pi_old collected the rollout. At ratio 1, the gradient is A2C's. A and G are computed once, before
+  the first step, which avoids the bias of K > 1. There are no minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - In L_actor, A is normalised over the batch. Gradients are clipped. The optimizer is Adam.
@@ -77,7 +77,7 @@ class Args:
     # Algorithm
     total_timesteps: Count = 250_000  # environment steps, summed over all environments
     num_envs: Count = 32  # N, parallel environments; larger N gives more diverse batches
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment; 1 could be a reset only
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment; one may be just a reset
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "adam"  # the A3C paper uses rmsprop
@@ -87,9 +87,9 @@ class Args:
     critic_updates: Count = 3  # K, critic steps per rollout
     actor_updates: Count = 1  # E, how many of the K steps also update the actor; >1: PPO's loss
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
-    critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors up to 1, then linear
-    proximal_coef: NonNegative = 0.0  # kappa, penalises changes of the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # weight of the critic's loss; matters with kappa or --shared-body
+    critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
+    proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
+    vf_coef: NonNegative = 0.5  # critic's loss weight; affects clipping, kappa and --shared-body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -116,7 +116,7 @@ class Args:
     def __post_init__(self) -> None:
         check_flags(self)
         if self.shared_body and self.critic_updates > 1:
-            raise InputError("--shared-body requires --critic-updates 1")
+            raise InputError("--shared-body requires --critic-updates 1: critic steps change pi")
         if self.actor_updates > self.critic_updates:
             raise InputError(f"--actor-updates must be <= --critic-updates {self.critic_updates}")
 
@@ -127,7 +127,7 @@ def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: flo
 
     `terminated` removes the bootstrap. `done` (terminated or truncated) ends the sum. A truncated
     episode still bootstraps from its last state.
-    Arrays or tensors: rewards, terminated, done (T, N), and values (T+1, N) -> (T, N).
+    Arrays or tensors: rewards, bool terminated and done (T, N), values (T+1, N) -> (T, N).
     """
     advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta[t]
     decay = gamma * gae_lambda * ~done
@@ -150,7 +150,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """KL(pi_old || pi), estimated by mean[ratio - 1 - log ratio]; share of ratios not in 1 +- c."""
+    """Estimate of KL(pi_old || pi): mean[ratio - 1 - log ratio]; share of ratios beyond 1 +- c."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -173,12 +173,13 @@ def value_loss(values: Tensor, returns: Tensor, kind: str) -> Tensor:
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
     """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
-    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]  # sqrt(2), as in OpenAI Baselines
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
-        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, layer_gain)
-        nn.init.zeros_(layers[-2].bias)
-    return nn.Sequential(*layers[:-1])
+        linear = nn.Linear(n_in, n_out)
+        nn.init.orthogonal_(linear.weight, layer_gain)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+    return nn.Sequential(*layers[:-1])  # no activation after the last layer
 
 
 class Agent(nn.Module):
@@ -246,7 +247,7 @@ class Rollout:
             self.obs[t + 1], self.rewards[t], self.terminated[t], truncated, _ = step
             self.live[t] = ~self.done[t - 1]  # at t = 0, done[-1] is from the previous rollout
             self.done[t] = self.terminated[t] | truncated
-            self.rewards[t] *= self.live[t]  # ignore any reward from a reset
+            self.rewards[t] = np.where(self.live[t], self.rewards[t], 0)  # ignore a reset's reward
             run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,7 +263,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)
+    return torch.optim.RMSprop(groups, foreach=True)  # no bias correction: the first step is 10 lr
 
 
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
@@ -275,14 +276,14 @@ def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tupl
 
 
 def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, float]:
-    """Take K critic steps, the last E of which also update the actor; return the losses."""
+    """Take K critic steps, the last E of which also update the actor; return the last losses."""
     obs, live, actions = rollout.tensors()
     w_old = nn.utils.parameters_to_vector(agent.critic.parameters()).detach()
     groups = [group["params"] for group in optimizer.param_groups]  # the networks' weights
-    actor_start = args.critic_updates - args.actor_updates
+    is_ppo, actor_start = args.actor_updates > 1, args.critic_updates - args.actor_updates
     for k in range(args.critic_updates):
         values = agent.value(obs)  # (T+1, N)
-        if k == 0 or args.actor_updates == 1:  # PPO computes A and G once
+        if k == 0 or not is_ppo:  # PPO computes A and G once
             advantages, returns = advantages_and_returns(rollout, values, args)  # (B,), (B,)
         critic_loss = value_loss(values[:-1][live], returns, args.critic_loss)
         loss = args.vf_coef * critic_loss
@@ -294,17 +295,17 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
             log_probs, entropies = agent.log_prob_and_entropy(obs[:-1][live], actions)
             if k == actor_start:  # the actor is still the policy that collected the rollout
                 old_log_probs = log_probs.detach()
-            if args.actor_updates == 1:
-                actor_loss = policy_gradient_loss(log_probs, scaled)
-            else:
+            if is_ppo:
                 actor_loss = clipped_loss(log_probs, old_log_probs, scaled, args.clip_coef)
+            else:
+                actor_loss = policy_gradient_loss(log_probs, scaled)
             loss = loss + actor_loss - args.ent_coef * entropies.mean()
         optimizer.zero_grad()  # sets gradients to None, so that critic-only steps skip the actor
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
-    if args.actor_updates > 1:
+    if is_ppo:
         losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step K
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}

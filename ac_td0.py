@@ -3,7 +3,7 @@
 This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5):
 
     Loop for each episode:
-        S <- env.reset(), I <- 1                                         I: weight of the step
+        S <- env.reset(), I <- 1                                         I: weight of theta's step
         While S is not terminal:
             A ~ pi(.|S, theta); S', R <- env.step(A)
             delta <- R + gamma V(S', w) - V(S, w)                        V = 0 in a terminal state
@@ -13,8 +13,8 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
 
 --critic v is this algorithm, with the differences below. delta is an unbiased estimate of the
 advantage of A if V is exact.
---critic q is the Q actor-critic (QAC; Yoon 2019). The next action A' is sampled before the update
-and taken in the next step:
+--critic q is the Q actor-critic (QAC; Silver 2015, lecture 7; Yoon 2019). The critic learns by
+SARSA. A' is sampled before the update and taken in the next step, when pi has changed slightly:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)
     theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
@@ -117,12 +117,13 @@ def sample(logits: Tensor) -> Tensor:
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
     """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
-    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]  # sqrt(2), as in OpenAI Baselines
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
-        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, layer_gain)
-        nn.init.zeros_(layers[-2].bias)
-    return nn.Sequential(*layers[:-1])
+        linear = nn.Linear(n_in, n_out)
+        nn.init.orthogonal_(linear.weight, layer_gain)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+    return nn.Sequential(*layers[:-1])  # no activation after the last layer
 
 
 class Agent(nn.Module):

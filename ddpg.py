@@ -9,26 +9,26 @@ update on B transitions sampled from it.
     L_actor  = -mean[Q(s, pi(s))]                             minimised over theta, pi's weights
     w'       = tau w + (1 - tau) w'                           w, w': weights of Q, Q'; same for pi
 
-Q' and pi' are the target networks, slow copies of Q and pi. L_actor replaces the search for the
-action with the largest Q by one step uphill, to a+ = pi(s) + grad_a Q(s, a) at a = pi(s). With a+
-held constant, the regression loss |pi(s) - a+|^2 / 2 has the same gradient as -Q(s, pi(s)), namely
--grad_a Q grad_theta pi. The step is only as good as Q. Q approximates the current policy's values,
-because y uses pi'(s') and not the action taken next, so old transitions need no reweighting.
+Q' and pi' are the target networks, which follow Q and pi slowly, so that y changes slowly. Instead
+of searching for the action with the largest Q, L_actor moves pi(s) towards a+, which is pi(s) +
+grad_a Q(s, a) at a = pi(s). With a+ held constant, |pi(s) - a+|^2 / 2 has the same gradient as
+-Q(s, pi(s)): -grad_a Q grad_theta pi. The step is only as good as Q. y uses pi'(s') and not the
+action taken next, so Q approximates the current policy's values, and old transitions can be used.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
 
 Differences from the paper:
-- Gaussian noise. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
-- Uniformly random actions before the first update. Actions enter the critic in its first layer.
-- No weight decay. No batch normalisation, so scale observations and rewards to the order of 1.
+- Noise is Gaussian. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
+- Actions are uniformly random before the first update. They enter the critic's first layer.
+- There is no weight decay and no batch normalisation, so scale observations and rewards to about 1.
 - Layer sizes, actor_lr and tau (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
 Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
-  the smaller of two target values, updates the actor and the targets every second step, and
-  smooths Q' with noise on pi'(s').
+  the smaller of two target values, because the actor seeks out overestimated actions. It updates
+  the actor and the targets every second step, and smooths Q' with noise on pi'(s').
 - SVG(0) (Heess et al. 2015): --noise learned. The policy is a = clip(pi(s) + sigma epsilon, -1, 1),
-  epsilon from N(0, I). L_actor = -mean[Q(s, a)] is differentiated with respect to pi and sigma.
+  epsilon from N(0, I). L_actor = -mean[Q(s, a)] is differentiated through a (pathwise gradient).
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -85,7 +85,7 @@ class Args:
     critic_lr: Finite = 1e-3  # learning rate of the critic
     tau: Fraction = 0.005  # weight of the learned networks in each update of the targets
     noise: Literal["gaussian", "ou", "learned"] = "gaussian"  # ou: Ornstein-Uhlenbeck (correlated)
-    exploration_noise: Finite = 0.1  # gaussian: std; ou: std added per step; learned: initial sigma
+    exploration_noise: Finite = 0.1  # gaussian: std; ou: std of increments; learned: initial sigma
     policy_frequency: Count = 1  # critic updates per update of the actor and targets; TD3: 2
     twin_critics: bool = False  # use the smaller of two target values to reduce overestimation
     policy_noise: Finite = 0.0  # std of the noise on target actions; TD3: 0.2
@@ -143,7 +143,7 @@ def mlp(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
         layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
     for parameter in layers[-2].parameters():  # the last Linear is initialised as in the paper
         nn.init.uniform_(parameter, -3e-3, 3e-3)
-    return nn.Sequential(*layers[:-1])
+    return nn.Sequential(*layers[:-1])  # no activation after the last layer
 
 
 class Agent(nn.Module):
@@ -181,7 +181,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """pi(s) if greedy, otherwise policy_action(s): (..., obs_size) -> (..., act_size)."""
+        """pi(s) if greedy, otherwise policy_action(s), to which explore() may add noise."""
         return self.pi(obs) if greedy else self.policy_action(obs)
 
 
@@ -189,8 +189,8 @@ class Agent(nn.Module):
 def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
     """The noisy action, clipped to [-1, 1], and the noise added to it; (act_size,) each."""
     if args.noise != "learned":  # learned noise is part of the policy, and `noise` stays 0
-        kept = 0.85 if args.noise == "ou" else 0.0  # ou noise decays by 15% per step
-        noise = kept * noise + args.exploration_noise * torch.randn_like(noise)
+        fresh = args.exploration_noise * torch.randn_like(noise)
+        noise = 0.85 * noise + fresh if args.noise == "ou" else fresh  # ou noise decays by 15%
     device = next(agent.parameters()).device
     action = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu()
     return (action + noise).clamp(-1, 1).numpy(), noise
@@ -282,7 +282,7 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
 def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
     """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
 
-    After a time limit, Q(s', pi(s')) estimates the missing tail of G. Exploration noise usually
+    At a time limit, Q(s', pi(s')) estimates the missing tail of G. Exploration noise usually
     lowers G, but Q ignores this noise unless it is learned. With twin critics, Q is the minimum.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
@@ -296,7 +296,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 @torch.no_grad()
 def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
-    """Statistics of the batch (after the update, no target noise), the gradients, the episode."""
+    """Statistics of the batch (after the update, without target noise), gradients and episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     q = agent.q(batch.obs, batch.actions)
@@ -335,11 +335,11 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     env, eval_env = make_env(args), make_env(args, film=args.capture_video)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     learners = make_learners(*sizes, device, args)
-    agent, target, _, critic_optimizer = learners.values()
+    agent, target = learners["agent"], learners["target"]
     buffer = ReplayBuffer(*sizes, device, args)
     with Run(args, env, eval_env, **learners, buffer=buffer) as run:
-        # The optimizer's state is filled by the first update, or by --resume.
-        done, episode, losses, has_learned = True, None, {}, bool(critic_optimizer.state)
+        done, episode, losses = True, None, {}
+        has_learned = bool(learners["critic_optimizer"].state)  # filled by update() or --resume
         while not run.finished:
             if done:
                 obs, _ = env.reset(seed=run.reset_seed())  # only the first reset is seeded

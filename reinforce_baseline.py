@@ -1,9 +1,10 @@
-"""REINFORCE, the Monte Carlo policy gradient, with a choice of baselines.
+"""REINFORCE (Williams 1992), the Monte Carlo policy gradient, with a choice of baselines.
 
 Each iteration plays N whole episodes with the policy pi(a|s). Each action then becomes more likely
 if the return that followed it exceeds a baseline b(s), and less likely otherwise.
 
     G[t]    = r[t+1] + gamma G[t+1]                           return, to the end of the episode
+    grad J  = E[sum over t of gamma^t (G[t] - b(s[t])) grad log pi(a[t]|s[t])]    J = E[G[0]]
     L_actor = -mean over episodes of sum over t of (G[t] - b(s[t])) log pi(a[t]|s[t])
     L_V     = mean[(G[t] - V(s[t]))^2]                        K gradient steps; only for b = V
 
@@ -11,22 +12,22 @@ if the return that followed it exceeds a baseline b(s), and less likely otherwis
     --baseline mean     b = moving average of G[t] over earlier episodes
     --baseline value    b = V(s[t]), a learned function       (section 13.4)
 
-A baseline that does not depend on the action does not bias the gradient estimate and can reduce
-its variance (TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained
-on a batch only after the policy. Otherwise b would depend on the actions of the same batch.
-
-V is a baseline, not a critic, although the code calls it `critic`, as in the other files. Nothing
-is bootstrapped from it, except where a time limit ends an episode. There V estimates the missing
-tail of the return (--bootstrap). With the other baselines, the return ends at the time limit.
+The gradient of L_actor estimates -grad J without gamma^t, while its value does not measure success.
+A baseline that does not depend on the action does not bias the estimate and can reduce its variance
+(TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained on a batch
+only after the policy. Otherwise b would depend on the actions of the same batch. V is a baseline,
+not a critic, although the code calls it `critic`, as in the other files. Nothing is bootstrapped
+from it, except where a time limit ends an episode. There V estimates the missing tail of the return
+(--bootstrap). With the other baselines, the return ends at the time limit.
 
 --elite-share P selects the cross-entropy method, applied to actions and not to network weights. In
-L_actor, G[t] - b(s[t]) is replaced by 1 in the fraction P of the N episodes (at least one) with the
-highest undiscounted returns (including ties), and by 0 in the others.
+L_actor, G[t] - b(s[t]) is replaced by 1 in the top fraction P of the N episodes by undiscounted
+return (at least one episode, and any ties), and by 0 in the others.
 
 Differences from the book:
 - One gradient step is taken on N episodes instead of one per time step. The N environments step
   together until the last episode ends; steps after the end of an episode are not counted.
-- The optimizer is Adam, and gradients are clipped. --ent-coef adds an entropy bonus.
+- The optimizer is Adam. Gradients are clipped, by default nearly always, which biases the update.
 - The factor gamma^t is omitted, as is common. --discount-policy-gradient restores it.
 
     python reinforce_baseline.py          solves CartPole-v1 in seconds; the last line looks like
@@ -75,7 +76,7 @@ Finite = Annotated[float, (0, 1e38)]  # fits in float32
 @dataclass(frozen=True)
 class Args:
     # Algorithm
-    total_timesteps: Count = 300_000  # environment steps within episodes, summed over all episodes
+    total_timesteps: Count = 300_000  # environment steps, summed over all episodes
     num_envs: Count = 16  # N, episodes per update, played in parallel
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, moving average, or learned V(s)
     elite_share: Fraction = 0.0  # imitate only this top fraction of the episodes; 0 disables it
@@ -132,12 +133,13 @@ def reinforce_loss(log_probs: Tensor, advantages: Tensor, num_episodes: int) -> 
 def mlp(sizes: tuple[int, ...], activation: str, gain: float) -> nn.Sequential:
     """Linear layers and activations; `gain` scales the initial weights of the last layer."""
     layers: list[nn.Module] = []
-    gains = [2**0.5] * (len(sizes) - 2) + [gain]
+    gains = [2**0.5] * (len(sizes) - 2) + [gain]  # sqrt(2), as in OpenAI Baselines
     for n_in, n_out, layer_gain in zip(sizes, sizes[1:], gains):
-        layers += [nn.Linear(n_in, n_out), {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
-        nn.init.orthogonal_(layers[-2].weight, layer_gain)
-        nn.init.zeros_(layers[-2].bias)
-    return nn.Sequential(*layers[:-1])
+        linear = nn.Linear(n_in, n_out)
+        nn.init.orthogonal_(linear.weight, layer_gain)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()]
+    return nn.Sequential(*layers[:-1])  # no activation after the last layer
 
 
 class Agent(nn.Module):

@@ -213,11 +213,11 @@ old log-probabilities are not detached
 + old_log_probs = log_probs
 
 PPO recomputes the advantages at each step
-- if k == 0 or args.actor_updates == 1:
+- if k == 0 or not is_ppo:
 + if True:
 
 A2C computes the advantages once
-- if k == 0 or args.actor_updates == 1:
+- if k == 0 or not is_ppo:
 + if k == 0:
 
 KL without its correction
@@ -344,8 +344,8 @@ a reset in the first row of a rollout is learned from
 + self.live[t] = ~self.done[t - 1] if t else True
 
 rewards of resets are kept
-- self.rewards[t] *= self.live[t]
-+ self.rewards[t] *= 1
+- np.where(self.live[t], self.rewards[t], 0)
++ self.rewards[t]
 
 truncations are stored as terminations
 - self.done[t] = self.terminated[t] | truncated
@@ -432,11 +432,11 @@ log sigma has no upper bound
 + clamp_(min=-5)
 
 log sigma is not learned
-- nn.Parameter(torch.ones(act_size) * args.log_std_init)
-+ nn.Parameter(torch.ones(act_size) * args.log_std_init, requires_grad=False)
+- nn.Parameter(torch.full((act_size,), args.log_std_init))
++ nn.Parameter(torch.full((act_size,), args.log_std_init), requires_grad=False)
 
 the initial sigma is that of log sigma = 0
-- torch.ones(act_size) * args.log_std_init
+- torch.full((act_size,), args.log_std_init)
 + torch.zeros(act_size)
 
 samples scatter by the variance
@@ -547,8 +547,8 @@ scaled rewards are not clipped
 + rollout.rewards / std
 
 the discounted sum does not end with the episode
-- self.discounted[t] = so_far * self.live[t]
-+ self.discounted[t] = so_far
+- self.rewards[t] + so_far * self.live[t]
++ self.rewards[t] + so_far
 
 the discounted sum is not discounted
 - self.args.gamma * self.discounted[t - 1]
@@ -1039,12 +1039,12 @@ the noise is not reset at a new episode
 + noise = locals().get("noise", torch.zeros(sizes[1], dtype=torch.float32))
 
 Ornstein-Uhlenbeck noise forgets too fast
-- kept = 0.85
-+ kept = 0.15
+- 0.85 * noise
++ 0.15 * noise
 
 Gaussian noise is correlated in time
-- if args.noise == "ou" else 0.0
-+ if args.noise == "ou" else 0.5
+- if args.noise == "ou" else fresh
++ if args.noise == "ou" else 0.5 * noise + fresh
 
 the noise is uniform
 - args.exploration_noise * torch.randn_like(noise)
@@ -1079,8 +1079,8 @@ there is no warm-up
 +             if True:
 
 a resumed run warms up again
-- True, None, {}, bool(critic_optimizer.state)
-+ True, None, {}, False
+- bool(learners["critic_optimizer"].state)
++ False
 
 the warm-up never ends
 -                 has_learned = True

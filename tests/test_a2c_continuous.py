@@ -661,11 +661,12 @@ def test_normalised_rewards_and_reported_returns(scripted):
     assert {(length, total) for _, total, length in run.episodes} == lengths_and_returns
 
 
-def test_reward_of_a_reset_is_not_counted(scripted, monkeypatch):
+@pytest.mark.parametrize("reward", [7.0, np.nan])
+def test_reward_of_a_reset_is_not_counted(scripted, monkeypatch, reward):
     run = scripted()
-    monkeypatch.setattr(a2c, "make_envs", with_paid_resets(a2c.make_envs))
+    monkeypatch.setattr(a2c, "make_envs", with_paid_resets(a2c.make_envs, reward))
     twin = scripted()
-    assert max(r.raw.max() for r in twin.updates) == 4.0  # not the 7 of a reset
+    assert max(r.raw.max() for r in twin.updates) == 4.0  # not that of a reset
     assert twin.episodes == run.episodes
     assert torch.equal(twin.agent.return_statistics.var, run.agent.return_statistics.var)
     assert distance(twin.agent, run.agent) == 0.0

@@ -714,11 +714,12 @@ def test_rollout_of_scripted_episodes(recorded, mode):
     assert [step for step, _, _ in run.episodes] == [steps[t] for t, _ in np.argwhere(done)]
 
 
-def test_reward_of_a_reset_is_not_counted(recorded, monkeypatch):
+@pytest.mark.parametrize("reward", [7.0, np.nan])
+def test_reward_of_a_reset_is_not_counted(recorded, monkeypatch, reward):
     run = recorded(env_id="Scripted-v0", total_timesteps=300)
-    monkeypatch.setattr(a2c, "make_envs", with_paid_resets(a2c.make_envs))
+    monkeypatch.setattr(a2c, "make_envs", with_paid_resets(a2c.make_envs, reward))
     twin = recorded(env_id="Scripted-v0", total_timesteps=300)
-    assert max(r.rewards.max() for r in twin.updates) == 4.0  # not the 7 of a reset
+    assert max(r.rewards.max() for r in twin.updates) == 4.0  # not that of a reset
     assert len(run.episodes) > 50
     assert twin.episodes == run.episodes
     assert distance(twin.agent, run.agent) == 0.0

@@ -586,7 +586,7 @@ def test_a_time_limit_is_distinguished_from_a_terminal_state():
 def test_rewards_after_the_end_are_not_counted():
     """These environments pay 7 for a reset step."""
     args = Args(num_envs=4)
-    envs, _ = with_paid_resets(reinforce.make_envs)(args)
+    envs, _ = with_paid_resets(reinforce.make_envs, 7.0)(args)
     envs.reset(seed=0)
     episodes = reinforce.play(Agent(4, 2, args), envs)
     assert not episodes.live.all()

@@ -344,23 +344,25 @@ class OtherVectorForm(gym.vector.VectorEnv):
 
 
 class PaidResets(gym.vector.VectorWrapper):
-    """Pays 7 for the reset steps, for which SyncVectorEnv pays 0."""
+    """Pays something for the reset steps, for which SyncVectorEnv pays 0."""
 
-    over = False
+    def __init__(self, envs, reward):
+        super().__init__(envs)
+        self.reward, self.over = reward, False
 
     def step(self, actions):
         obs, rewards, terminated, truncated, infos = self.env.step(actions)
-        rewards = rewards + 7 * self.over
+        rewards = np.where(self.over, self.reward, rewards)
         self.over = terminated | truncated
         return obs, rewards, terminated, truncated, infos
 
 
-def with_paid_resets(make_envs):
-    """Wrap a script's make_envs, so that the training environments pay for reset steps."""
+def with_paid_resets(make_envs, reward):
+    """Wrap a script's make_envs, so that the training environments pay `reward` for reset steps."""
 
     def make(args):
         envs, env = make_envs(args)
-        return PaidResets(envs), env
+        return PaidResets(envs, reward), env
 
     return make
 
