@@ -52,7 +52,7 @@ import sys
 import threading
 import time
 import zipfile
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from traceback import extract_tb
@@ -380,7 +380,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     optimizer = make_optimizer(agent, args)
     with Run(args, envs, eval_env, agent=agent, optimizer=optimizer) as run:
         rollout = Rollout(envs, device, args)
-        rollout.obs[-1], _ = envs.reset(seed=run.reset_seed())  # where collect() begins
+        rollout.obs[-1], _ = envs.reset(seed=run.reset_seed)  # where collect() begins
         run.check(observation=rollout.obs[-1])
         while not run.finished:
             remaining = 1 - run.step / args.total_timesteps if args.anneal_lr else 1
@@ -423,7 +423,7 @@ def check_flags(args: Args) -> None:
         kind = type(getattr(Args, name))  # the type of the default
         if isinstance(value, np.generic | np.ndarray | list | tuple):
             value = np.asarray(value).tolist()
-        if isinstance(value, list | Path):  # checkpoints can only hold Python's own types
+        if isinstance(value, list | Path):  # checkpoints can only hold built-in types
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
@@ -444,12 +444,12 @@ def check_flags(args: Args) -> None:
 
 def pick_device(name: str) -> torch.device:
     """The named device; "auto" is the accelerator if there is one, otherwise the CPU."""
-    if name == "cpu":  # do not look for an accelerator, because forked processes could not use it
-        return torch.device(name)
-    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    found = torch.device("cpu")
+    if name != "cpu":  # looking for an accelerator can make it unusable in forked processes
+        found = torch.accelerator.current_accelerator(check_available=True) or found
     if name not in ("auto", found.type):
         raise InputError(f"--device {name}: not available on this machine; use {found.type}")
-    return found if name == "auto" else torch.device(name)
+    return found
 
 
 class PlainEnv(gym.Wrapper):
@@ -523,28 +523,23 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
 def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, gym.Env]:
     """Make N training environments and one for evaluation, all with flat observations."""
     env = make_env(args, film=args.capture_video)
-    mode, wrappers, handler = args.vectorization, [PlainEnv], signal.getsignal(signal.SIGINT)
-    has_signals = threading.current_thread() is threading.main_thread()
-    options = json.loads(args.env_kwargs)  # a vector_entry_point might not accept these
-    if mode == "auto" and not options and env.unwrapped.spec.vector_entry_point:
-        mode, wrappers = "vector_entry_point", []
+    mode, wrappers, options = args.vectorization, [PlainEnv], json.loads(args.env_kwargs)
+    if mode == "auto":  # a vector_entry_point might not accept the options
+        native = env.unwrapped.spec.vector_entry_point and not options
+        mode, wrappers = ("vector_entry_point", []) if native else ("sync", [PlainEnv])
     try:
-        if mode == "async" and has_signals:  # for the workers; only the parent handles Ctrl-C
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        mode = "sync" if mode == "auto" else mode
-        options |= {"vectorization_mode": mode, "wrappers": wrappers}
-        envs = gym.make_vec(args.env_id, args.num_envs, **options)
+        with ExitStack() as stack:
+            if mode == "async" and threading.current_thread() is threading.main_thread():
+                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit this
+                stack.callback(signal.signal, signal.SIGINT, handler)
+            envs = gym.make_vec(args.env_id, args.num_envs, mode, wrappers=wrappers, **options)
+        spaces = envs.single_observation_space, envs.single_action_space
+        same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
+        if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+            raise ValueError("the vector version differs in spaces or autoreset mode")
     except Exception as error:
         reason = repr(error) if mode == "sync" else f"{error!r}; use --vectorization sync"
-        raise InputError(f"--env-id {args.env_id}: cannot be vectorized: {reason}") from error
-    finally:
-        if mode == "async" and has_signals:
-            signal.signal(signal.SIGINT, handler)
-    spaces = envs.single_observation_space, envs.single_action_space
-    same = spaces == (env.env.observation_space, env.action_space)  # env.env is not yet flat
-    if not same or envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-        reason = "the vector environment has other spaces or autoreset; use --vectorization sync"
-        raise InputError(f"--env-id {args.env_id}: {reason}")
+        raise InputError(f"--env-id {args.env_id}: cannot be vectorised: {reason}") from error
     if env.observation_space != spaces[0]:
         envs = gym.wrappers.vector.FlattenObservation(envs)
     return envs, env
@@ -558,24 +553,21 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 @contextmanager
 def restoring():
-    """Afterwards, restore the random generators and the number of CPU threads."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    threads = torch.get_num_threads()
-    try:
+    """On exit, restore the random generators and the number of CPU threads."""
+    with ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(torch.set_rng_state, torch.get_rng_state())
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        torch.set_num_threads(threads)
 
 
-train = restoring()(train)  # for callers from Python
+train = restoring()(train)  # for Python callers
 
 
 @restoring()  # so that --eval-interval does not affect training
 def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
-    """Play greedy episodes with the seeds 0, 1, ... and return their returns."""
+    """The returns of greedy episodes with the seeds 0, 1, ..."""
     device, returns = next(agent.parameters()).device, [0.0] * num_episodes
     limit = (env.spec and env.spec.max_episode_steps) or 10_000  # a greedy policy may never finish
     for i in range(num_episodes):
@@ -595,9 +587,8 @@ def evaluate(agent: Agent, env: gym.Env, num_episodes: int) -> list[float]:
 
 def load(path: str, args: Args | None = None) -> dict:
     """Read a checkpoint of this script from a file or folder; the FIXED values must match."""
-    file = Path(path)
     try:
-        file = file.expanduser()
+        file = Path(path).expanduser()
         file = file / "checkpoint.pt" if file.is_dir() else file
         with zipfile.ZipFile(file) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
@@ -605,8 +596,9 @@ def load(path: str, args: Args | None = None) -> dict:
         state = torch.load(file, map_location="cpu", weights_only=True)
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a checkpoint"
-        raise InputError(f"--resume {file}: {reason}") from error
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such file, or no checkpoint.pt in it" if missing else "not a checkpoint"
+        raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
         if name in wanted and found.get(name, wanted[name]) != wanted[name]:
@@ -630,10 +622,10 @@ class Run(AbstractContextManager):
         if args.resume is not None:
             self.restore(args.resume)
         self.start_step, self.num_logged = self.step, len(self.episodes)
-        self.solved, self.due = self.is_solved(), False  # due: whether to report now
-        self.schedule_evaluation()
+        self.solved, interval = self.is_solved(), args.eval_interval or np.inf
+        self.eval_step = (self.step // interval + 1) * interval  # of the next evaluation
         # Mix seed and step: adjacent seeds share no episodes, and a resumed run repeats none.
-        self.env_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
+        self.reset_seed = int(np.random.SeedSequence([args.seed, self.step]).generate_state(1)[0])
         num_envs = getattr(args, "num_envs", 1)
         self.episode_return, self.episode_length = np.zeros(num_envs), np.zeros(num_envs, int)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.time():.6f}"
@@ -642,8 +634,8 @@ class Run(AbstractContextManager):
             self.folder = log_dir / re.sub("[/:]", "_", name)
             self.folder.mkdir(parents=True)
         except (OSError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
-            reason = getattr(error, "strerror", error)
-            raise InputError(f"--log-dir {args.log_dir}: cannot create it: {reason}") from error
+            reason = f"cannot create a run folder: {getattr(error, 'strerror', error)}"
+            raise InputError(f"--log-dir {args.log_dir}: {reason}") from error
         self.checkpoint = self.folder / "checkpoint.pt"
         self.resume_hint = f"continue with --resume {shlex.quote(str(self.checkpoint))}"
         print(f"run folder: {self.folder}")
@@ -659,10 +651,6 @@ class Run(AbstractContextManager):
         """Whether --total-timesteps or --target-return has been reached."""
         return self.solved or self.step >= self.args.total_timesteps
 
-    def reset_seed(self) -> int | None:
-        """The seed of the first reset; later resets are not seeded."""
-        return self.env_seed if self.step == self.start_step else None
-
     def check(self, **values) -> None:
         """Raise NotFinite, naming the step, if a number or an array is not finite in float32."""
         for name, value in values.items():
@@ -672,6 +660,7 @@ class Run(AbstractContextManager):
 
     def add_step(self, obs, reward, done, steps=1) -> None:
         """Count a step; with N environments, reward, done and steps are (N,)."""
+        self.reset_seed = None  # only the first reset is seeded
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
         self.episode_return += reward
@@ -690,8 +679,8 @@ class Run(AbstractContextManager):
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Write the curves, update the progress bar, and save a checkpoint if one is due."""
-        self.report_time, self.due = time.perf_counter(), False
+        """Update curves and progress bar; evaluate, and save a checkpoint, if this is due."""
+        self.report_time = time.perf_counter()
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         scalars["charts/SPS"] = (self.step - self.start_step) / (self.report_time - self.start_time)
         if new := self.episodes[self.num_logged :]:
@@ -701,7 +690,8 @@ class Run(AbstractContextManager):
             recent = np.mean(self.episodes[-100:], 0)[1]
             self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
         if self.args.eval_interval and (self.step >= self.eval_step or self.finished):
-            self.schedule_evaluation()
+            while self.eval_step <= self.step:
+                self.eval_step += self.args.eval_interval
             returns = evaluate(self.parts["agent"], self.eval_env, self.args.eval_episodes)
             scalars["charts/eval_return"] = mean = np.mean(returns)
             if mean > self.best_return:
@@ -714,11 +704,6 @@ class Run(AbstractContextManager):
         if self.report_time >= self.save_time + self.args.checkpoint_interval:
             self.save_time = self.report_time
             self.save()
-
-    def schedule_evaluation(self) -> None:
-        """Set the step of the next evaluation to the next multiple of --eval-interval."""
-        interval = self.args.eval_interval or np.inf
-        self.eval_step = (self.step // interval + 1) * interval
 
     def save(self, name: str = "checkpoint.pt") -> None:
         """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
@@ -737,7 +722,7 @@ class Run(AbstractContextManager):
         try:
             yield
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-            reason = getattr(error, "strerror", None) or "is the disk full or the folder gone?"
+            reason = getattr(error, "strerror", None) or "is the disk full or the folder deleted?"
             hint = self.resume_hint if self.checkpoint.is_file() else "no checkpoint exists"
             text = f"step {self.step}: cannot write to {self.folder}: {reason} ({hint})"
             raise InputError(text) from error
@@ -764,15 +749,13 @@ class Run(AbstractContextManager):
             if kind is not NotFinite:  # otherwise keep the last good checkpoint
                 self.save()
         finally:
-            self.bar.update(self.step - self.bar.n)
             self.bar.close()
             if error and isinstance(self.env.unwrapped, gym.vector.AsyncVectorEnv):
                 for worker in self.env.unwrapped.processes:
                     worker.kill()  # a reply may be half-read, so do not use the pipes again
                     worker.join()
                 self.env.unwrapped.closed = True
-            else:
-                self.env.close()
+            self.env.close()
             with self.writing():
                 self.writer.close()
         if error is None:
@@ -801,7 +784,7 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # but the environment may swallow the first
+            ignore_until = time.monotonic() + 10  # but must stop the run if the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
@@ -818,13 +801,11 @@ def main() -> None:
         torch.set_flush_denormal(True)  # dead units' Adam moments become denormal, which is slow
         train(args)
     except (InputError, NotFinite) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"error: {error}\n")
     except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        print(f"error: out of memory, so choose smaller sizes: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"error: out of memory; choose smaller sizes: {error}\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

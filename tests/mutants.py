@@ -57,16 +57,15 @@ the evaluation is not seeded
 """
 PLUMBING = """
 each reset has the same seed
-- self.env_seed if self.step == self.start_step else None
-+ self.env_seed
+- self.reset_seed = None  # only the first reset is seeded
++ pass
 
 a resumed run repeats its episodes
 - SeedSequence([args.seed, self.step])
 + SeedSequence([args.seed])
 
 evaluation changes the random numbers of the training
--         torch.set_rng_state(states[2])
-+         states[2]
+-         stack.callback(torch.set_rng_state, torch.get_rng_state())
 
 train changes the random numbers of its caller
 - train = restoring()(train)
@@ -907,11 +906,11 @@ the explained variance is that after the update
 +             metrics = diagnostics(agent, batch, args) if run.due else {}
 
 the first reset is not seeded
-- play(agent, envs, seed=run.reset_seed())
+- play(agent, envs, seed=run.reset_seed)
 + play(agent, envs)
 
 each iteration has the same seed
-- play(agent, envs, seed=run.reset_seed())
+- play(agent, envs, seed=run.reset_seed)
 + play(agent, envs, seed=args.seed)
 """
 DDPG = """
@@ -1147,8 +1146,8 @@ truncated episodes go on
 + done = terminated
 
 each reset has the same seed
-- self.env_seed if self.step == self.start_step else None
-+ self.env_seed
+- self.reset_seed = None  # only the first reset is seeded
++ pass
 """
 
 TABLES = {

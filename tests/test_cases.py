@@ -420,7 +420,7 @@ def test_a_signal_may_be_swallowed(case, monkeypatch):
         for seconds, stops in ((0, True), (5, False), (11, True)):
             monkeypatch.setattr(time, "monotonic", lambda now=start + seconds: now)
             with pytest.raises(SystemExit) if stops else nullcontext():
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)
 
     start = time.monotonic()
     monkeypatch.setattr(case.module, "train", train)

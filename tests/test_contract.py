@@ -339,12 +339,15 @@ def test_evaluations_are_logged_and_the_best_policy_is_kept(case, tmp_path, monk
     assert "trained: 0 steps in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("step", "due"), [(0, 300), (299, 300), (300, 600), (310, 600)])
-def test_evaluations_are_due_at_multiples_of_the_interval(case, tmp_path, step, due):
+@pytest.mark.parametrize(
+    ("step", "due"), [(0, 300), (299, 300), (300, 600), (310, 600), (900, 1200), (1000, 1200)]
+)
+def test_evaluations_are_due_at_multiples_of_the_interval(case, tmp_path, monkeypatch, step, due):
+    monkeypatch.setattr(case.module, "evaluate", lambda *_: [0.0])
     args = case.args(tmp_path, eval_interval=300)
     with case.module.Run(args, gym.Env(), gym.Env(), agent=torch.nn.Linear(1, 1)) as run:
         run.step = step
-        run.schedule_evaluation()
+        run.report({})
         assert run.eval_step == due
 
 
