@@ -2,32 +2,32 @@
 
 The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian and some defaults
 differ. A network gives the mean mu(s), and log sigma is one learned parameter per dimension i,
-independent of the state and clamped to [-5, 2]. Actions are scaled so that -1 and 1 are the bounds.
+independent of the state and clamped to [-5, 2]. Actions of -1 and 1 are the bounds.
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
-    H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy; beta and kappa are weights
+    H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy; beta and kappa: coefficients
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G held constant
+    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G are detached
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     w: weights of V
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-Additions for continuous actions, and for observations and rewards of any scale above about 1e-3:
+Additions for continuous actions, and for observations and rewards with any std above about 1e-3:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
-- Rewards are divided by the standard deviation of a discounted sum of the episode's rewards so far,
-  R[t] = r[t+1] + gamma R[t-1], and clipped to [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics, which are frozen in evaluation. Those of R are updated
-  before each update(), those of observations (initially mean 0 and std 1) after it.
+- R[t] = r[t+1] + gamma R[t-1] is the discounted sum of the episode's rewards so far. Rewards are
+  divided by the standard deviation of R and clipped to [-10, 10]. Their mean is not subtracted.
+- Both normalisations use running statistics, which are frozen in evaluation. A rollout is added to
+  those of R before update(), and to those of observations after it, because this changes pi.
 
-As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t, and
-delta bootstraps from s[t+1] at a time limit. An update takes K critic steps from w_old. Each
-recomputes A and G, and the last also updates the actor. If K > 1, the critic is fitted to a rollout
-before it judges that rollout's actions, which biases the gradient. With --actor-updates E > 1, the
-last E steps use PPO's clipped loss, and A and G are computed once, before the first step. The
-actor's A is normalised over the batch. Gradients are clipped. The factor gamma^t is omitted.
+As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t. At a
+time limit, or if only the rollout ends, delta bootstraps from s[t+1]. An update takes K critic
+steps from w_old. Each recomputes A and G, and the last also updates the actor. If K > 1, V is
+fitted to a rollout before it judges it, which biases the policy gradient. With --actor-updates
+E > 1, the last E steps update the actor with PPO's clipped loss, and A and G are computed once.
+A is normalised over the batch, each network's gradient is clipped, and gamma^t is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -78,7 +78,7 @@ class Args:
     # Algorithm
     total_timesteps: Count = 400_000  # environment steps, summed over all environments
     num_envs: Count = 16  # N, parallel environments; larger N gives more diverse batches
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment; one may be just a reset
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per rollout; >= 2, as one may be a reset
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # the A3C paper uses rmsprop
@@ -90,7 +90,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # critic's loss weight; affects clipping, kappa and --shared-body
+    vf_coef: NonNegative = 0.5  # critic's loss weight; only affects clipping, kappa, --shared-body
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -198,7 +198,7 @@ class RunningStatistics(nn.Module):
         return self  # stay in float64 and on the CPU, where the data is
 
     def update(self, batch: np.ndarray) -> None:
-        """Add a batch (B, *shape)."""
+        """Add a batch (B, *shape); `share` is its weight."""
         batch, share = torch.from_numpy(batch).double(), len(batch) / (self.count + len(batch))
         delta = batch.mean(0) - self.mean
         self.count += len(batch)
@@ -286,7 +286,7 @@ class Rollout:
             self.live[t] = ~self.done[t - 1]  # at t = 0, done[-1] is from the previous rollout
             self.done[t] = self.terminated[t] | truncated
             self.rewards[t] = np.where(self.live[t], self.rewards[t], 0)  # ignore a reset's reward
-            so_far = self.args.gamma * self.discounted[t - 1]  # also from the previous rollout
+            so_far = self.args.gamma * self.discounted[t - 1]  # row -1: from the previous rollout
             self.discounted[t] = self.rewards[t] + so_far * self.live[t]
             run.add_step(self.obs[t + 1], self.rewards[t], self.done[t], steps=self.live[t])
 
@@ -303,7 +303,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)  # no bias correction: the first step is 10 lr
+    return torch.optim.RMSprop(groups, foreach=True)  # first step: lr / sqrt(1 - 0.99) = 10 lr
 
 
 def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
@@ -316,7 +316,7 @@ def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
     """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
     v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
-    ends = rollout.terminated, rollout.done  # `done` also keeps reset rows out of the sums
+    ends = rollout.terminated, rollout.done  # sums stop at `done`, before reset rows
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     arrays = advantages[live], (advantages + v[:-1])[live]
     return tuple(torch.from_numpy(array).to(values.device) for array in arrays)
@@ -354,7 +354,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         agent.actor.log_std.data.clamp_(-5, 2)  # keeps sigma in a safe range
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if is_ppo:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step K
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # of E - 1 steps
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 

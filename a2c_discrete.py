@@ -7,26 +7,26 @@ less likely. The rollout is then discarded.
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
-    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G held constant
+    G[t]     = A[t] + V(s[t])                                 lambda-return; A, G are detached
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-H is the policy's entropy; kappa and beta are weights. A[t+1] is treated as 0 if the episode or the
-rollout ends at step t. At a time limit the episode ends, but s[t+1] is not terminal, so delta still
-bootstraps from it. lambda = 0 gives the one-step TD error, and lambda = 1 A3C's n-step advantage.
+H is the entropy; kappa and beta are coefficients. A[t+1] is treated as 0 if the episode or the
+rollout ends at step t. At a time limit, or if only the rollout ends, s[t+1] is not terminal, so
+delta bootstraps from it. lambda = 0 gives the TD error, lambda = 1 A3C's n-step advantage, n <= T.
 Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". A and G are recomputed before each of
   them. The actor thus uses the critic after K - 1 steps; SLM-Lab's actor uses it after all K.
 - w_old is w before the K steps. The penalty is from the blog post behind Gymnasium's A2C tutorial.
-- If K > 1, the critic is fitted to a rollout before it judges the actions of that rollout. This
-  biases the gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
-- With --actor-updates E > 1, the last E steps also update the actor, using PPO's loss (Schulman et
-  al. 2017, eq. 7), -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], ratio = pi(a|s) / pi_old(a|s).
-  pi_old collected the rollout. At ratio 1, the gradient is A2C's. A and G are computed once, before
-  the first step, which avoids the bias of K > 1. There are no minibatches.
+- If K > 1, V is fitted to a rollout before it judges it. V(s[t]) then depends on a[t], which biases
+  the policy gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
+- With --actor-updates E > 1, the last E steps also update the actor, with PPO's loss (Schulman et
+  al. 2017, eq. 7), -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)]. The ratio is pi(a|s) /
+  pi_old(a|s), where pi_old collected the rollout. It is 1 at first, and the gradient is then A2C's.
+  A and G are computed once, which avoids the bias of K > 1. There are no minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
-- In L_actor, A is normalised over the batch. Gradients are clipped. The optimizer is Adam.
+- In L_actor, A is normalised over the batch. Each network's gradient is clipped. Adam is used.
 - The factor gamma^t of Sutton and Barto (2018, section 13.5) is omitted, as is common.
 
     python a2c_discrete.py           solves CartPole-v1 in seconds; the last line looks like
@@ -77,7 +77,7 @@ class Args:
     # Algorithm
     total_timesteps: Count = 250_000  # environment steps, summed over all environments
     num_envs: Count = 32  # N, parallel environments; larger N gives more diverse batches
-    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per environment; one may be just a reset
+    num_steps: Annotated[int, (2, np.inf)] = 16  # T, steps per rollout; >= 2, as one may be a reset
     gamma: Fraction = 0.99  # discount factor; closer to 1 for long-delayed rewards
     gae_lambda: Fraction = 0.95  # 0: one-step TD error (low variance, biased); 1: n-step advantage
     optimizer: Literal["adam", "rmsprop"] = "adam"  # the A3C paper uses rmsprop
@@ -89,7 +89,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # critic's loss weight; affects clipping, kappa and --shared-body
+    vf_coef: NonNegative = 0.5  # critic's loss weight; only affects clipping, kappa, --shared-body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -263,13 +263,13 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)  # no bias correction: the first step is 10 lr
+    return torch.optim.RMSprop(groups, foreach=True)  # first step: lr / sqrt(1 - 0.99) = 10 lr
 
 
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
     """A[t] and G[t] of the B live transitions, held constant: values (T+1, N) -> (B,), (B,)."""
     v, live = values.detach().cpu().numpy(), rollout.live  # short loops are faster in NumPy
-    ends = rollout.terminated, rollout.done  # `done` also keeps reset rows out of the sums
+    ends = rollout.terminated, rollout.done  # sums stop at `done`, before reset rows
     advantages = compute_gae(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     arrays = advantages[live], (advantages + v[:-1])[live]
     return tuple(torch.from_numpy(array).to(values.device) for array in arrays)
@@ -306,7 +306,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if is_ppo:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step K
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # of E - 1 steps
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 

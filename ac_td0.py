@@ -3,7 +3,7 @@
 This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5):
 
     Loop for each episode:
-        S <- env.reset(), I <- 1                                         I: weight of theta's step
+        S <- env.reset(), I <- 1                                         I: weight, stays 1 by default
         While S is not terminal:
             A ~ pi(.|S, theta); S', R <- env.step(A)
             delta <- R + gamma V(S', w) - V(S, w)                        V = 0 in a terminal state
@@ -11,21 +11,22 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
             theta <- theta + alpha_theta I delta grad log pi(A|S, theta)
             I <- gamma I; S <- S'
 
---critic v is this algorithm, with the differences below. delta is an unbiased estimate of the
-advantage of A if V is exact.
+--critic v is this algorithm, with the differences below. If V is exact, delta is an unbiased
+estimate of the advantage of taking A in S.
 --critic q is the Q actor-critic (QAC; Silver 2015, lecture 7; Yoon 2019). The critic learns by
-SARSA. A' is sampled before the update and taken in the next step, when pi has changed slightly:
+SARSA. A' is sampled before the update and, unless the episode ends, taken in the next step, when
+pi has changed slightly:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)
     theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
 
-delta and Q(S, A, w) are computed once, before both updates. The critic's update is a semi-gradient:
-no gradient flows through the target. Differences from the book:
+delta and Q(S, A, w) are computed once, before both updates. As in the book, no gradient flows
+through the target, R + gamma V(S', w). The update of w is thus a semi-gradient. Differences:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
-- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With an exact critic,
-  this ascends the discounted value of the start state in expectation, but late steps have little
-  weight.
+- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With it, sgd and an
+  exact critic, the expected update ascends the discounted value of the start state, but late steps
+  have little weight.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -145,7 +146,7 @@ class Agent(nn.Module):
 
 # --- Learn
 class Transition(NamedTuple):
-    """One step; log_pi and values carry gradients."""
+    """One step; gradients flow through log_pi and values."""
 
     log_pi: Tensor  # log pi(.|S), (1, act_size)
     values: Tensor  # V(S) of shape (1, 1), or Q(S, .) of shape (1, act_size)

@@ -9,26 +9,26 @@ update on B transitions sampled from it.
     L_actor  = -mean[Q(s, pi(s))]                             minimised over theta, pi's weights
     w'       = tau w + (1 - tau) w'                           w, w': weights of Q, Q'; same for pi
 
-Q' and pi' are the target networks, which follow Q and pi slowly, so that y changes slowly. Instead
-of searching for the action with the largest Q, L_actor moves pi(s) towards a+, which is pi(s) +
-grad_a Q(s, a) at a = pi(s). With a+ held constant, |pi(s) - a+|^2 / 2 has the same gradient as
--Q(s, pi(s)): -grad_a Q grad_theta pi. The step is only as good as Q. y uses pi'(s') and not the
-action taken next, so Q approximates the current policy's values, and old transitions can be used.
+Q' and pi' are the target networks, which follow Q and pi slowly, so that y changes slowly. The
+gradient of L_actor is -mean[grad_a Q(s, a) grad_theta pi(s)] at a = pi(s), so pi(s) moves uphill on
+Q instead of searching for the best action. A regression of pi(s) on a+ = pi(s) + grad_a Q(s, a),
+held constant, has the same gradient. y uses pi'(s') and not the next action in the buffer, so that
+Q approximates the current policy's values, and transitions of earlier policies can be used.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
 
 Differences from the paper:
 - Noise is Gaussian. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
-- Actions are uniformly random before the first update. They enter the critic's first layer.
+- Actions are random before the first update. The critic takes actions in its first layer.
 - There is no weight decay and no batch normalisation, so scale observations and rewards to about 1.
-- Layer sizes, actor_lr and tau (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
+- Sizes, actor_lr and tau differ (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
 Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
   the smaller of two target values, because the actor seeks out overestimated actions. It updates
   the actor and the targets every second step, and smooths Q' with noise on pi'(s').
-- SVG(0) (Heess et al. 2015): --noise learned. The policy is a = clip(pi(s) + sigma epsilon, -1, 1),
-  epsilon from N(0, I). L_actor = -mean[Q(s, a)] is differentiated through a (pathwise gradient).
+- SVG(0) (Heess et al. 2015): --noise learned. Each pi(s) above becomes a sample, clip(pi(s) + sigma
+  epsilon, -1, 1), epsilon from N(0, I), through which the gradient of L_actor flows (pathwise).
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -124,7 +124,7 @@ def td_target(rewards: Tensor, next_q: Tensor, terminated: Tensor, gamma: float)
 
 def critic_loss(q: Tensor, y: Tensor) -> Tensor:
     """Mean squared error, summed over C critics, with y constant; (C, B), (B,) -> ()."""
-    assert q.shape[1:] == y.shape  # (B,) minus (B, 1) would broadcast to (B, B)
+    assert q.shape[1:] == y.shape  # with C = 1, (B, 1) would broadcast to (B, B)
     return (y.detach() - q).pow(2).mean(-1).sum()
 
 
@@ -156,7 +156,7 @@ class Agent(nn.Module):
         critics = [mlp(sizes, args.activation) for _ in range(1 + args.twin_critics)]
         self.critics = nn.ModuleList(critics)
         self.has_sigma = args.noise == "learned"
-        if self.has_sigma:
+        if self.has_sigma:  # as a part of the actor, log_std is optimised with it
             self.actor.log_std = nn.Parameter(torch.full((act_size,), args.exploration_noise).log())
 
     def pi(self, obs: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class Agent(nn.Module):
 
 # --- Collect
 def explore(agent: Agent, obs: np.ndarray, noise: Tensor, args: Args) -> tuple[np.ndarray, Tensor]:
-    """The noisy action, clipped to [-1, 1], and the noise added to it; (act_size,) each."""
+    """clip(pi(s) + noise, -1, 1) and the noise, given the previous noise; (act_size,) each."""
     if args.noise != "learned":  # learned noise is part of the policy, and `noise` stays 0
         fresh = args.exploration_noise * torch.randn_like(noise)
         noise = 0.85 * noise + fresh if args.noise == "ou" else fresh  # ou noise decays by 15%
@@ -280,10 +280,11 @@ def update(agent, target, actor_optimizer, critic_optimizer, batch: Batch, args:
 
 @torch.no_grad()
 def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
-    """Mean of Q(s, a) - G over an episode: predicted minus actual discounted return.
+    """Mean of Q(s, a) - G over an episode: predicted minus observed discounted return.
 
-    At a time limit, Q(s', pi(s')) estimates the missing tail of G. Exploration noise usually
-    lowers G, but Q ignores this noise unless it is learned. With twin critics, Q is the minimum.
+    At a time limit, Q(s', pi(s')) estimates the missing tail of G. Even for an exact Q, the result
+    is usually positive, because exploration and earlier policies lower G. With twin critics, Q is
+    the minimum.
     """
     tail = agent.q(episode.next_obs[-1:], agent.pi(episode.next_obs[-1:])).amin(0)
     total, returns = tail.item() * (1 - episode.terminated[-1].item()), []
@@ -339,7 +340,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
     buffer = ReplayBuffer(*sizes, device, args)
     with Run(args, env, eval_env, **learners, buffer=buffer) as run:
         done, episode, losses = True, None, {}
-        has_learned = bool(learners["critic_optimizer"].state)  # filled by update() or --resume
+        has_learned = bool(learners["critic_optimizer"].state)  # True if resumed after an update
         while not run.finished:
             if done:
                 obs, _ = env.reset(seed=run.reset_seed)  # only the first reset is seeded

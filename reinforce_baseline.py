@@ -12,22 +12,21 @@ if the return that followed it exceeds a baseline b(s), and less likely otherwis
     --baseline mean     b = moving average of G[t] over earlier episodes
     --baseline value    b = V(s[t]), a learned function       (section 13.4)
 
-The gradient of L_actor estimates -grad J without gamma^t, while its value does not measure success.
-A baseline that does not depend on the action does not bias the estimate and can reduce its variance
-(TensorBoard: losses/policy_gradient_variance, before clipping). V is therefore trained on a batch
-only after the policy. Otherwise b would depend on the actions of the same batch. V is a baseline,
-not a critic, although the code calls it `critic`, as in the other files. Nothing is bootstrapped
-from it, except where a time limit ends an episode. There V estimates the missing tail of the return
-(--bootstrap). With the other baselines, the return ends at the time limit.
+The gradient of L_actor estimates -grad J, but without the factor gamma^t. The value of L_actor does
+not measure performance. A baseline that does not depend on the action does not bias the estimate
+and can reduce its variance. b is therefore computed before V is trained on the same batch, because
+V depends on the batch's actions afterwards. V is a baseline, not a critic, although the code calls
+it `critic`. Only at a time limit is the return bootstrapped from V, which estimates its missing
+tail (--no-bootstrap turns this off). With the other baselines, the return ends at the time limit.
 
---elite-share P selects the cross-entropy method, applied to actions and not to network weights. In
-L_actor, G[t] - b(s[t]) is replaced by 1 in the top fraction P of the N episodes by undiscounted
-return (at least one episode, and any ties), and by 0 in the others.
+--baseline none --elite-share P selects the cross-entropy method: the policy imitates the actions of
+the best episodes. In L_actor, G[t] - b(s[t]) is replaced by 1 in the top fraction P of the N
+episodes by undiscounted return (at least one episode, and any ties), and by 0 in the others.
 
 Differences from the book:
 - One gradient step is taken on N episodes instead of one per time step. The N environments step
-  together until the last episode ends; steps after the end of an episode are not counted.
-- The optimizer is Adam. Gradients are clipped, by default nearly always, which biases the update.
+  together until the last episode ends. Later steps of finished episodes are ignored.
+- The optimizer is Adam. Gradients are clipped (nearly always, by default), which biases the update.
 - The factor gamma^t is omitted, as is common. --discount-policy-gradient restores it.
 
     python reinforce_baseline.py          solves CartPole-v1 in seconds; the last line looks like
@@ -116,7 +115,7 @@ class Args:
 
 # --- Equations
 def discounted_returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
-    """G[t] = r[t+1] + gamma G[t+1]: rewards (T, N), 0 after the end of an episode -> (T, N)."""
+    """G[t] = r[t+1] + gamma G[t+1]; rewards[t] is r[t+1], 0 after the end: (T, N) -> (T, N)."""
     returns = 1.0 * rewards  # a copy, in floating point
     for t in reversed(range(len(rewards) - 1)):
         returns[t] += gamma * returns[t + 1]
@@ -183,7 +182,7 @@ class Agent(nn.Module):
 class Episodes(NamedTuple):
     """N whole episodes, the longest with T steps; row t holds the step from s[t] to s[t+1]."""
 
-    obs: np.ndarray  # (T+1, N, obs_size)
+    obs: np.ndarray  # (T+1, N, obs_size); the true last state, not that of the next episode
     actions: np.ndarray  # (T, N)
     rewards: np.ndarray  # (T, N); row t is r[t+1], or 0 after the episode ends
     terminated: np.ndarray  # (T, N); True if s[t+1] is terminal
@@ -269,7 +268,7 @@ def update(agent: Agent, optimizer, batch: EpisodeBatch, args: Args) -> dict[str
 
 
 def gradient_variance(agent: Agent, batch: EpisodeBatch, num_episodes: int) -> float:
-    """Sample variance of the episodes' gradients, summed over all weights and divided by N."""
+    """Estimated variance of the mean of N unclipped episode gradients, summed over weights."""
     gradients = []
     for n in range(num_episodes):
         rows = batch.episode == n
