@@ -3,7 +3,7 @@
 This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5):
 
     Loop for each episode:
-        S <- env.reset(), I <- 1                                         I: weight, stays 1 by default
+        S <- env.reset(), I <- 1                                         I: weight, by default 1
         While S is not terminal:
             A ~ pi(.|S, theta); S', R <- env.step(A)
             delta <- R + gamma V(S', w) - V(S, w)                        V = 0 in a terminal state
