@@ -2,7 +2,7 @@
 
 The algorithm is the same as in a2c_discrete.py, but the policy is a Gaussian and some defaults
 differ. A network gives the mean mu(s), and log sigma is one learned parameter per dimension i,
-independent of the state and clamped to [-5, 2]. Actions of -1 and 1 are the bounds.
+independent of the state and clamped to [-5, 2]. The action bounds map to -1 and 1.
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
@@ -14,22 +14,22 @@ independent of the state and clamped to [-5, 2]. Actions of -1 and 1 are the bou
     L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     w: weights of V
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-Additions for continuous actions, and for observations and rewards with any std above about 1e-3:
+Additions for continuous actions, and for observations and rewards of any scale (std above 1e-3):
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - R[t] = r[t+1] + gamma R[t-1] is the discounted sum of the episode's rewards so far. Rewards are
   divided by the standard deviation of R and clipped to [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics, which are frozen in evaluation. A rollout is added to
-  those of R before update(), and to those of observations after it, because this changes pi.
+- Both normalisations use running statistics, which are frozen in evaluation. A rollout updates
+  those of R before update(), and those of observations, which change pi, after it.
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t. At a
 time limit, or if only the rollout ends, delta bootstraps from s[t+1]. An update takes K critic
 steps from w_old. Each recomputes A and G, and the last also updates the actor. If K > 1, V is
-fitted to a rollout before it judges it, which biases the policy gradient. With --actor-updates
+fitted to the rollout it then judges, which biases the policy gradient. With --actor-updates
 E > 1, the last E steps update the actor with PPO's clipped loss, and A and G are computed once.
 A is normalised over the batch, each network's gradient is clipped, and gamma^t is omitted.
 
-    python a2c_continuous.py         learns Pendulum-v1 in a minute or two; the last line looks like
+    python a2c_continuous.py         learns Pendulum-v1 in about a minute; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
     python a2c_continuous.py --help  lists the flags; the defaults suit Pendulum, so on other tasks
                                      start with `--activation tanh --log-std-init -1`
@@ -90,7 +90,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # critic's loss weight; only affects clipping, kappa, --shared-body
+    vf_coef: NonNegative = 0.5  # scales L_critic; only matters with clipping, kappa, --shared-body
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -222,7 +222,7 @@ class Agent(nn.Module):
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
-        # As a part of the actor, log_std is optimised and clipped with it.
+        # Within the actor, log_std shares its learning rate and its gradient clipping.
         self.actor.log_std = nn.Parameter(torch.full((act_size,), args.log_std_init))
         self.obs_statistics = RunningStatistics(obs_size) if args.norm_obs else nn.Identity()
         self.return_statistics = RunningStatistics()
@@ -354,7 +354,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         agent.actor.log_std.data.clamp_(-5, 2)  # keeps sigma in a safe range
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if is_ppo:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # of E - 1 steps
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step E
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 
@@ -512,7 +512,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
     if not box or not np.issubdtype(space.dtype, np.floating):
         discrete = isinstance(space, gym.spaces.Discrete)
-        hint = "use a2c_discrete.py" if discrete else "they must be a bounded vector of floats"
+        hint = "use a2c_discrete.py" if discrete else "they must be bounded vectors of floats"
         raise InputError(f"{task}: actions are {space}; {hint}")
     image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # also inside a Dict
     if image or len(flat.observation_space.shape or ()) != 1:
@@ -597,7 +597,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or no checkpoint.pt in it" if missing else "not a checkpoint"
+        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -679,7 +679,7 @@ class Run(AbstractContextManager):
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Update curves and progress bar; evaluate, and save a checkpoint, if this is due."""
+        """Update curves and progress bar; evaluate and save a checkpoint when each is due."""
         self.report_time = time.perf_counter()
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         scalars["charts/SPS"] = (self.step - self.start_step) / (self.report_time - self.start_time)

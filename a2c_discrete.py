@@ -18,11 +18,11 @@ Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". A and G are recomputed before each of
   them. The actor thus uses the critic after K - 1 steps; SLM-Lab's actor uses it after all K.
 - w_old is w before the K steps. The penalty is from the blog post behind Gymnasium's A2C tutorial.
-- If K > 1, V is fitted to a rollout before it judges it. V(s[t]) then depends on a[t], which biases
+- If K > 1, V is fitted to the rollout it then judges. V(s[t]) thus depends on a[t], which biases
   the policy gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
 - With --actor-updates E > 1, the last E steps also update the actor, with PPO's loss (Schulman et
   al. 2017, eq. 7), -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)]. The ratio is pi(a|s) /
-  pi_old(a|s), where pi_old collected the rollout. It is 1 at first, and the gradient is then A2C's.
+  pi_old(a|s), where pi_old collected the rollout. It starts at 1, where the gradient is A2C's.
   A and G are computed once, which avoids the bias of K > 1. There are no minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
@@ -89,7 +89,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # critic's loss weight; only affects clipping, kappa, --shared-body
+    vf_coef: NonNegative = 0.5  # scales L_critic; only matters with clipping, kappa, --shared-body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -306,7 +306,7 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
     if is_ppo:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # of E - 1 steps
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step E
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 
@@ -562,7 +562,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or no checkpoint.pt in it" if missing else "not a checkpoint"
+        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -644,7 +644,7 @@ class Run(AbstractContextManager):
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Update curves and progress bar; evaluate, and save a checkpoint, if this is due."""
+        """Update curves and progress bar; evaluate and save a checkpoint when each is due."""
         self.report_time = time.perf_counter()
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         scalars["charts/SPS"] = (self.step - self.start_step) / (self.report_time - self.start_time)

@@ -3,7 +3,7 @@
 This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5):
 
     Loop for each episode:
-        S <- env.reset(), I <- 1                                         I: weight, by default 1
+        S <- env.reset(), I <- 1                                         I: stays 1 by default
         While S is not terminal:
             A ~ pi(.|S, theta); S', R <- env.step(A)
             delta <- R + gamma V(S', w) - V(S, w)                        V = 0 in a terminal state
@@ -13,15 +13,15 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
 
 --critic v is this algorithm, with the differences below. If V is exact, delta is an unbiased
 estimate of the advantage of taking A in S.
---critic q is the Q actor-critic (QAC; Silver 2015, lecture 7; Yoon 2019). The critic learns by
-SARSA. A' is sampled before the update and, unless the episode ends, taken in the next step, when
-pi has changed slightly:
+--critic q is the Q actor-critic (QAC; Silver 2015, lecture 7; Yoon 2019). A' is sampled
+before the update, which changes pi slightly, and is taken after it, unless the episode ends. The
+critic learns by SARSA:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)
     theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
 
 delta and Q(S, A, w) are computed once, before both updates. As in the book, no gradient flows
-through the target, R + gamma V(S', w). The update of w is thus a semi-gradient. Differences:
+through the target, R + gamma V(S', w). The update of w is thus semi-gradient. Differences:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
 - I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With it, sgd and an
@@ -411,7 +411,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or no checkpoint.pt in it" if missing else "not a checkpoint"
+        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -493,7 +493,7 @@ class Run(AbstractContextManager):
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Update curves and progress bar; evaluate, and save a checkpoint, if this is due."""
+        """Update curves and progress bar; evaluate and save a checkpoint when each is due."""
         self.report_time = time.perf_counter()
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         scalars["charts/SPS"] = (self.step - self.start_step) / (self.report_time - self.start_time)

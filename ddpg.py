@@ -11,8 +11,8 @@ update on B transitions sampled from it.
 
 Q' and pi' are the target networks, which follow Q and pi slowly, so that y changes slowly. The
 gradient of L_actor is -mean[grad_a Q(s, a) grad_theta pi(s)] at a = pi(s), so pi(s) moves uphill on
-Q instead of searching for the best action. A regression of pi(s) on a+ = pi(s) + grad_a Q(s, a),
-held constant, has the same gradient. y uses pi'(s') and not the next action in the buffer, so that
+Q instead of searching for the best action. Fitting pi(s) to a+ = pi(s) + grad_a Q(s, a),
+held constant, gives the same gradient. y uses pi'(s'), not the next action in the buffer, so that
 Q approximates the current policy's values, and transitions of earlier policies can be used.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
@@ -20,8 +20,8 @@ Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is a
 
 Differences from the paper:
 - Noise is Gaussian. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
-- Actions are random before the first update. The critic takes actions in its first layer.
-- There is no weight decay and no batch normalisation, so scale observations and rewards to about 1.
+- Actions are random before the first update. Actions enter the critic at its first layer.
+- There is no weight decay or batch normalisation, so keep observations and rewards near unit scale.
 - Sizes, actor_lr and tau differ (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
 Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
@@ -483,7 +483,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
     if not box or not np.issubdtype(space.dtype, np.floating):
         discrete = isinstance(space, gym.spaces.Discrete)
-        hint = "use a2c_discrete.py" if discrete else "they must be a bounded vector of floats"
+        hint = "use a2c_discrete.py" if discrete else "they must be bounded vectors of floats"
         raise InputError(f"{task}: actions are {space}; {hint}")
     image = re.search(r"\(\d+, \d+, \d+\), uint8", str(env.observation_space))  # also inside a Dict
     if image or len(flat.observation_space.shape or ()) != 1:
@@ -543,7 +543,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or no checkpoint.pt in it" if missing else "not a checkpoint"
+        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -625,7 +625,7 @@ class Run(AbstractContextManager):
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Update curves and progress bar; evaluate, and save a checkpoint, if this is due."""
+        """Update curves and progress bar; evaluate and save a checkpoint when each is due."""
         self.report_time = time.perf_counter()
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         scalars["charts/SPS"] = (self.step - self.start_step) / (self.report_time - self.start_time)

@@ -14,18 +14,18 @@ if the return that followed it exceeds a baseline b(s), and less likely otherwis
 
 The gradient of L_actor estimates -grad J, but without the factor gamma^t. The value of L_actor does
 not measure performance. A baseline that does not depend on the action does not bias the estimate
-and can reduce its variance. b is therefore computed before V is trained on the same batch, because
-V depends on the batch's actions afterwards. V is a baseline, not a critic, although the code calls
+and can reduce its variance. b is therefore computed before V is trained on the batch, after which
+V depends on the batch's actions. V is a baseline, not a critic, although the code calls
 it `critic`. Only at a time limit is the return bootstrapped from V, which estimates its missing
 tail (--no-bootstrap turns this off). With the other baselines, the return ends at the time limit.
 
 --baseline none --elite-share P selects the cross-entropy method: the policy imitates the actions of
-the best episodes. In L_actor, G[t] - b(s[t]) is replaced by 1 in the top fraction P of the N
-episodes by undiscounted return (at least one episode, and any ties), and by 0 in the others.
+the best episodes. In L_actor, G[t] - b(s[t]) becomes 1 in the top fraction P of the N episodes,
+ranked by undiscounted return (at least one episode, and any ties), and 0 in the others.
 
 Differences from the book:
 - One gradient step is taken on N episodes instead of one per time step. The N environments step
-  together until the last episode ends. Later steps of finished episodes are ignored.
+  together until the last episode ends. Steps after the end of an episode are ignored.
 - The optimizer is Adam. Gradients are clipped (nearly always, by default), which biases the update.
 - The factor gamma^t is omitted, as is common. --discount-policy-gradient restores it.
 
@@ -182,7 +182,7 @@ class Agent(nn.Module):
 class Episodes(NamedTuple):
     """N whole episodes, the longest with T steps; row t holds the step from s[t] to s[t+1]."""
 
-    obs: np.ndarray  # (T+1, N, obs_size); the true last state, not that of the next episode
+    obs: np.ndarray  # (T+1, N, obs_size); includes each episode's true final state
     actions: np.ndarray  # (T, N)
     rewards: np.ndarray  # (T, N); row t is r[t+1], or 0 after the episode ends
     terminated: np.ndarray  # (T, N); True if s[t+1] is terminal
@@ -517,7 +517,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or no checkpoint.pt in it" if missing else "not a checkpoint"
+        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -599,7 +599,7 @@ class Run(AbstractContextManager):
         return len(returns) == 100 and sum(returns) / 100 >= self.args.target_return
 
     def report(self, losses: dict[str, float]) -> None:
-        """Update curves and progress bar; evaluate, and save a checkpoint, if this is due."""
+        """Update curves and progress bar; evaluate and save a checkpoint when each is due."""
         self.report_time = time.perf_counter()
         scalars = {f"losses/{name}": value for name, value in losses.items()}
         scalars["charts/SPS"] = (self.step - self.start_step) / (self.report_time - self.start_time)

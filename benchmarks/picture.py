@@ -34,8 +34,9 @@ LINES = {  # end of the file name of the curves: style
     "": {"color": plot.BLUE, "label": "A2C"},
     "-ppo": {"color": plot.GREEN, "label": "PPO's loss"},
     "-sb3-a2c": {"color": plot.ORANGE, "label": "SB3's A2C", "linestyle": "--"},
+    "-sb3-ppo": {"color": plot.PURPLE, "label": "SB3's PPO", "linestyle": "--"},
 }
-STRIDE = 3  # every third of the environment's 50 frames per second
+START, STRIDE = 30, 3  # of the environment's 50 frames per second; at first, the top is cut off
 
 
 def landing(checkpoint: Path, seed: int) -> tuple[list[np.ndarray], str]:
@@ -52,7 +53,7 @@ def landing(checkpoint: Path, seed: int) -> tuple[list[np.ndarray], str]:
         obs, reward, terminated, truncated, _ = env.step(action)
         score, over = score + float(reward), terminated or truncated
     steps = matplotlib.ticker.EngFormatter(sep="")(state["global_step"] // 1000 * 1000)
-    return [*frames[::STRIDE], env.render()], f"after {steps} steps: return {score:.0f}"
+    return [*frames[START::STRIDE], env.render()], f"after {steps} steps: return {score:.0f}"
 
 
 def draw_curves(figure) -> None:
@@ -68,7 +69,7 @@ def draw_curves(figure) -> None:
         axes.tick_params(labelsize=8)
         axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
     handles = [plt.Line2D([], [], **style) for style in LINES.values()]
-    figure.legend(handles=handles, ncols=3, loc="outside lower center", labelcolor=plot.GREY)
+    figure.legend(handles=handles, ncols=4, loc="outside lower center", labelcolor=plot.GREY)
 
 
 def main() -> None:

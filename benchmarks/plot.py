@@ -40,7 +40,7 @@ VARIANTS = {  # a colour for each, the same in all figures, and a label
     "entropy": (PURPLE, "--ent-coef 0.01"),
     "randomized": (GREEN, "--randomize-domain"),
     "learned": (GREEN, "--noise learned"),
-    "ppo": (GREEN, "PPO"),
+    "ppo": (GREEN, "PPO's loss"),
     "td3": (GREEN, "TD3"),
 }
 PEERS = {  # colour, label, and the script that it is compared with
@@ -74,18 +74,19 @@ def interquartile_mean(numbers: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
-    """Means of y in BINS equal parts of [0, end]; empty parts are interpolated."""
+    """Means of y in BINS equal parts of [0, end], interpolated in empty parts, NaN at the start."""
     part = (x / end * BINS).astype(int)
     counts, sums = np.bincount(part, minlength=BINS), np.bincount(part, y, BINS)
     (full,) = np.nonzero(counts)
-    return np.interp(np.arange(BINS), full, sums[full] / counts[full])
+    return np.interp(np.arange(BINS), full, sums[full] / counts[full], left=np.nan)
 
 
 def draw(axes, runs: list[dict], **style) -> None:
     """Interquartile mean over the runs, and, for three or more runs, its interval."""
     end = max(run["step"][-1] for run in runs) * (1 + 1e-9)
     y = np.stack([binned(run["step"], run["return"], end) for run in runs])
-    x = (np.arange(BINS) + 0.5) * end / BINS
+    known = ~np.isnan(y).any(0)  # from the first point of every run on
+    x, y = ((np.arange(BINS) + 0.5) * end / BINS)[known], y[:, known]
     axes.plot(x, interquartile_mean(y, 0), **style)
     if len(runs) > 2:
         options = {"axis": 0, "n_resamples": 2000, "rng": 0, "method": "percentile"}
@@ -115,7 +116,7 @@ def curves(axes, script: str, env: str) -> None:
     """All variants of a script on an environment, and the peers that it is compared with."""
     for key in summary():
         if key[:2] == (script, env):
-            colour, label = VARIANTS.get(key[2], (BLUE, f"{script}.py"))
+            colour, label = VARIANTS.get(key[2], (BLUE, "DDPG" if script == "ddpg" else "A2C"))
         elif key[:2] == ("peers", env) and script.startswith(PEERS[key[2]][2]):
             colour, label, _ = PEERS[key[2]]
         else:

@@ -793,9 +793,9 @@ def test_statistics_cannot_be_disabled_when_resumed(cli):
         (["--num-envs", "0"], ["--num-envs must be in [1, inf], got 0"]),
         (["--shared-body"], ["--shared-body", "--critic-updates 1"]),
         (["--actor-updates", "11"], ["--actor-updates", "--critic-updates 10"]),
-        (["--env-id", "Unbounded-v0"], ["--env-id Unbounded-v0", "a bounded vector of floats"]),
-        (["--env-id", "Matrix-v0"], ["--env-id Matrix-v0", "a bounded vector of floats"]),
-        (["--env-id", "Integers-v0"], ["--env-id Integers-v0", "a bounded vector of floats"]),
+        (["--env-id", "Unbounded-v0"], ["--env-id Unbounded-v0", "bounded vectors of floats"]),
+        (["--env-id", "Matrix-v0"], ["--env-id Matrix-v0", "bounded vectors of floats"]),
+        (["--env-id", "Integers-v0"], ["--env-id Integers-v0", "bounded vectors of floats"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )

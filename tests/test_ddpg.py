@@ -1057,7 +1057,7 @@ def test_learns_the_identity(tmp_path):
         (["--buffer-size", "1000000000000000"], ["--buffer-size", "GiB"]),
         (["--env-id", "Unbounded-v0"], ["--env-id", "must be a bounded vector"]),
         (["--env-id", "Matrix-v0"], ["--env-id", "must be a bounded vector"]),
-        (["--env-id", "Integers-v0"], ["--env-id", "must be a bounded vector of floats"]),
+        (["--env-id", "Integers-v0"], ["--env-id", "must be bounded vectors of floats"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
