@@ -1,8 +1,8 @@
-"""Write the tables of results into README.md, from the files in results/.
+"""Write the tables of results into both READMEs, from the files in results/.
 
     python benchmarks/table.py
 
-Each table is enclosed by two comments in README.md. In the tables "results" and "changes", each row
+Each table is enclosed by two comments. In the tables "results" and "changes", each row
 is an experiment of settings.toml that has runs. The return is the interquartile mean over the seeds
 of the greedy policy's mean return, with its 95% bootstrap interval for five or more seeds. The
 published results are in published.csv. In the table "races", each row is a program.
@@ -210,9 +210,10 @@ def tables() -> dict[str, str]:
 
 
 def main() -> None:
-    readme, found = ROOT / "README.md", tables()
-    text = BLOCK.sub(lambda match: match[1] + found[match[2]] + match[3], readme.read_text())
-    readme.write_text(text)
+    found = tables()
+    for readme in (ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
+        text = BLOCK.sub(lambda match: match[1] + found[match[2]] + match[3], readme.read_text())
+        readme.write_text(text)
 
 
 if __name__ == "__main__":

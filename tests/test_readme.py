@@ -13,7 +13,8 @@ from tests.conftest import CASES, ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 EVIDENCE = (ROOT / "benchmarks" / "README.md").read_text()
-WORDS, EVIDENCE_WORDS = (" ".join(text.split()) for text in (README, EVIDENCE))
+BOTH = README + EVIDENCE
+WORDS, EVIDENCE_WORDS = (" ".join(text.split()) for text in (BOTH, EVIDENCE))
 PEERS = ("peers", "sb3", "transcription")  # runs that follow one of ours in the speed files
 
 spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "table.py")
@@ -31,7 +32,7 @@ def settings():
 
 @pytest.mark.parametrize("name", ["results", "changes", "races"])
 def test_tables_are_those_of_the_raw_results(name):
-    shown = {match[2]: match[0] for match in table.BLOCK.finditer(README)}
+    shown = {match[2]: match[0] for match in table.BLOCK.finditer(BOTH)}
     assert table.tables()[name] in shown[name]
 
 
@@ -53,6 +54,19 @@ def test_learned_noise():
     ]
     words = "the return is {} with a learned sigma and {} with the default noise (the same five"
     assert words.format(*means) in WORDS
+
+
+def test_sigma_shrinks():
+    runs = {}
+    for row in rows_of("ddpg-sigma"):
+        runs.setdefault(row["seed"], []).append((int(row["step"]), float(row["sigma"])))
+    assert [*runs] == ["0", "1", "2"]
+    for steps in runs.values():
+        assert 0.09 < steps[0][1] < 0.1
+        assert steps[-1][0] == 15_000
+        assert steps[-1][1] < 1e-4
+    words = "sigma falls from 0.1 to less than 0.0001 in 15,000 steps (seeds 0 to 2)."
+    assert words in WORDS
 
 
 def test_lengths_of_the_files():
@@ -222,6 +236,26 @@ def test_speeds(name, pattern, column):
     ours, peers = np.array([[float(row[column]) for row in two] for two in pairs(name, pattern)]).T
     numbers = f"{np.median(ours):,.0f} | {np.median(peers):,.0f} | {np.median(ours / peers):.1f} |"
     assert f"| {numbers}" in EVIDENCE_WORDS
+
+
+def test_times_in_the_main_readme():
+    times = {}
+    for _, _, file in table.RACES:
+        for row in rows_of(file):
+            time = float(row["seconds"]) if row["solved"] == "1" else np.inf
+            times.setdefault((file, table.program(row)), []).append(time)
+    median = {key: np.median(found) for key, found in times.items()}
+    ours, sb3 = (median["a2c_discrete-race", who] for who in ("A2C, this project", "SB3's A2C"))
+    assert f"a mean training return of 475 after {ours:.1f} s (median of ten seeds" in WORDS
+    own = median["a2c_discrete-race-ppo", "A2C, this project"]
+    ppo = [median["a2c_discrete-race-ppo", f"{who} PPO"] / own for who in ("SB3's", "SBX's")]
+    assert {f"{ratio:.1f}" for ratio in ppo} == {"8.2"}
+    words = f"SB3's A2C needs {sb3 / ours:.1f} times as long, and the PPO of SB3 and of SBX 8.2"
+    assert words in WORDS
+    ours, sbx = (
+        median["a2c_discrete-race-lunar", who] for who in ("A2C, this project", "SBX's PPO")
+    )
+    assert f"our A2C reaches 200 after {ours:.1f} s and SBX's PPO after {sbx:.1f} s" in WORDS
 
 
 def test_speeds_in_the_main_readme():
@@ -432,7 +466,7 @@ def test_races(environment, target, file):
         program = f"{'SBX' if sbx else 'SB3'}'s {'PPO' if ppo else 'A2C'}"
         median = f"{np.median(times):.1f}" if np.median(times) < np.inf else "never"
         head = f"| {environment} | {target} | {program} | {len(times)} | {median}, "
-        (line,) = [line for line in README.splitlines() if line.startswith(head)]
+        (line,) = [line for line in EVIDENCE.splitlines() if line.startswith(head)]
         middle = len(ours) // 2
         typical = (ours[middle] + ours[-1 - middle]) / 2
         ratio = np.median(times) / typical
