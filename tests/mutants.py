@@ -1081,6 +1081,10 @@ a resumed run warms up again
 - bool(learners["critic_optimizer"].state)
 + False
 
+the actor's loss is missing in some reports
+- losses |= update(
++ losses = update(
+
 the warm-up never ends
 -                 has_learned = True
 +                 has_learned = False

@@ -12,6 +12,14 @@ def test_every_script_has_mutants():
     assert TABLES.keys() == {case.name for case in CASES}
 
 
+def test_number_of_mutants_in_the_readme():
+    mutants = [mutant for script in TABLES for mutant in mutants_of(script)]
+    detected = [mutant for mutant in mutants if not mutant.reason]
+    text = (ROOT / "README.md").read_text()
+    assert f"introduces {len(mutants)} small mistakes" in text
+    assert f"The tests detect {len(detected)} of them" in text
+
+
 @pytest.mark.parametrize("script", TABLES)
 def test_every_mutant_applies_once_compiles_and_differs(script):
     mutants = mutants_of(script)
