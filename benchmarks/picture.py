@@ -65,6 +65,7 @@ def draw_curves(figure) -> None:
             if path.exists():
                 plot.draw(axes, plot.read_runs(path), **style)
         axes.set_facecolor("none")
+        axes.set_xlim(left=0)
         axes.set_title(env, fontsize=10)
         axes.tick_params(labelsize=8)
         axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))

@@ -127,6 +127,7 @@ def curves(axes, script: str, env: str) -> None:
         if runs:  # empty if all runs failed
             draw(axes, runs, **style)
     axes.set_xlabel("environment steps")
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
 
 
