@@ -6,28 +6,28 @@ independent of the state and clamped to [-5, 2]. The action bounds map to -1 and
 
     pi(a|s)  = N(a; mu(s), diag(sigma^2))
     log pi   = -sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 PI) / 2]    PI = 3.14...
-    H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy; beta and kappa: coefficients
+    H(pi)    = sum_i [log sigma_i + log(2 PI e) / 2]          entropy
 
     delta[t] = r[t+1] + gamma V(s[t+1]) - V(s[t])             TD error; V = 0 in a terminal state
     A[t]     = delta[t] + gamma lambda A[t+1]                 GAE (Schulman et al. 2016, section 3)
     G[t]     = A[t] + V(s[t])                                 lambda-return; A, G are detached
-    L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2     w: weights of V
+    L_critic = vf_coef mean[(G[t] - V(s[t]))^2] + kappa |w - w_old|^2
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
-Additions for continuous actions, and for observations and rewards of any scale (std above 1e-3):
+beta and kappa are coefficients, w is the vector of V's weights, and w_old is w before the update.
+Additions for continuous actions, and for observations and rewards on any scale above about 1e-3:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - R[t] = r[t+1] + gamma R[t-1] is the discounted sum of the episode's rewards so far. Rewards are
   divided by the standard deviation of R and clipped to [-10, 10]. Their mean is not subtracted.
-- Both normalisations use running statistics, which are frozen in evaluation. A rollout updates
-  those of R before update(), and those of observations, which change pi, after it.
+- Both use running statistics, which are frozen during evaluation. Those of R are updated before
+  update(), those of the observations after it, because they change pi.
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t. At a
-time limit, or if only the rollout ends, delta bootstraps from s[t+1]. An update takes K critic
-steps from w_old. Each recomputes A and G, and the last also updates the actor. If K > 1, V is
-fitted to the rollout it then judges, which biases the policy gradient. With --actor-updates
-E > 1, the last E steps update the actor with PPO's clipped loss, and A and G are computed once.
-A is normalised over the batch, each network's gradient is clipped, and gamma^t is omitted.
+time limit, or if only the rollout ends, delta bootstraps from s[t+1]. Each of the K critic steps
+recomputes A and G, and the last one also updates the actor. If K > 1, V is first fitted to the same
+rollout, which biases the policy gradient. With --actor-updates E > 1, the last E steps use PPO's
+loss, and A and G are computed once. A is normalised, gradients are clipped, and gamma^t is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in about a minute; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -90,7 +90,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # scales L_critic; only matters with clipping, kappa, --shared-body
+    vf_coef: NonNegative = 0.5  # weight of the value loss; matters with clipping, kappa or --shared-body
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -153,7 +153,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """Estimate of KL(pi_old || pi): mean[ratio - 1 - log ratio]; share of ratios beyond 1 +- c."""
+    """Estimate of KL(pi_old || pi), and the fraction of ratios outside [1 - c, 1 + c]."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -222,7 +222,7 @@ class Agent(nn.Module):
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
-        # Within the actor, log_std shares its learning rate and its gradient clipping.
+        # As part of the actor, log_std shares its learning rate and gradient clipping.
         self.actor.log_std = nn.Parameter(torch.full((act_size,), args.log_std_init))
         self.obs_statistics = RunningStatistics(obs_size) if args.norm_obs else nn.Identity()
         self.return_statistics = RunningStatistics()
@@ -276,7 +276,7 @@ class Rollout:
         self.discounted = np.zeros((T, N))  # R[t] = r[t+1] + gamma R[t-1]
 
     def collect(self, agent: Agent, run: "Run") -> None:
-        """Play T steps in each environment, from where the previous rollout ended."""
+        """Step each environment T times, starting where the previous rollout ended."""
         self.obs[0] = self.obs[-1]
         for t in range(self.args.num_steps):
             obs = torch.from_numpy(self.obs[t]).to(self.device)
@@ -303,7 +303,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)  # first step: lr / sqrt(1 - 0.99) = 10 lr
+    return torch.optim.RMSprop(groups, foreach=True)  # initial step size: lr / sqrt(0.01) = 10 lr
 
 
 def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
@@ -353,15 +353,15 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         optimizer.step()
         agent.actor.log_std.data.clamp_(-5, 2)  # keeps sigma in a safe range
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
-    if is_ppo:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step E
+    if is_ppo:  # measured before the last actor step
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 
 
 @torch.no_grad()
 def diagnostics(agent: Agent, rollout: Rollout, args: Args) -> dict[str, float]:
-    """Explained variance of the critic before the update: 1 - Var[G - V] / Var[G]; G - V = A."""
+    """Explained variance of the critic before the update: 1 - Var[A] / Var[G], where A = G - V."""
     obs, _, _ = rollout.tensors()
     advantages, returns = advantages_and_returns(rollout, agent.value(obs), args)
     ratio = advantages.var(correction=0) / returns.var(correction=0)
@@ -405,7 +405,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
-FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no file has all of these
+FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no script has all of these
 
 
 class InputError(ValueError):
@@ -436,7 +436,7 @@ def check_flags(args: Args) -> None:
             if not all(low <= x <= high for x in np.atleast_1d(value)):
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
     try:
-        json.loads(args.env_kwargs).items()  # only an object has items
+        json.loads(args.env_kwargs).items()  # AttributeError unless it is an object
     except (AttributeError, RecursionError, ValueError) as error:
         reason = """must be a JSON object such as '{"is_slippery": false}'"""
         raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
@@ -467,7 +467,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
+        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -493,7 +493,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     try:
         env = gym.make(args.env_id, **options)
         hint = f"; cannot flatten {env.observation_space}"
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
             hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
@@ -553,7 +553,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 @contextmanager
 def restoring():
-    """On exit, restore the random generators and the number of CPU threads."""
+    """On exit, restore the CPU random generators and the number of CPU threads."""
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -767,7 +767,7 @@ class Run(AbstractContextManager):
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
     def evaluate(self) -> None:
-        """Play the greedy policy and print the evaluation line."""
+        """Run the greedy policy and print the evaluation line."""
         env = self.eval_env
         if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
@@ -784,13 +784,13 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # but must stop the run if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
+    hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -805,7 +805,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        parser.exit(2, f"error: out of memory; choose smaller sizes: {error}\n")
+        parser.exit(2, f"error: out of memory; reduce sizes such as --hidden-sizes: {error}\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

@@ -13,13 +13,13 @@ less likely. The rollout is then discarded.
 
 H is the entropy; kappa and beta are coefficients. A[t+1] is treated as 0 if the episode or the
 rollout ends at step t. At a time limit, or if only the rollout ends, s[t+1] is not terminal, so
-delta bootstraps from it. lambda = 0 gives the TD error, lambda = 1 A3C's n-step advantage, n <= T.
+delta bootstraps from it. A is the TD error if lambda = 0 and A3C's n-step advantage if lambda = 1.
 Notes and differences from the sources:
 - The K critic steps follow SLM-Lab's "Simple Actor Critic". A and G are recomputed before each of
-  them. The actor thus uses the critic after K - 1 steps; SLM-Lab's actor uses it after all K.
-- w_old is w before the K steps. The penalty is from the blog post behind Gymnasium's A2C tutorial.
-- If K > 1, V is fitted to the rollout it then judges. V(s[t]) thus depends on a[t], which biases
-  the policy gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
+  them. The actor's A thus comes from the critic after K - 1 steps; in SLM-Lab, after all K.
+- w_old is w before the K steps. The kappa term is from Zemann's blog post "Actor-Critics" (2022).
+- If K > 1, V is first fitted to the same rollout, so V(s[t]) depends on a[t]. This biases the
+  policy gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
 - With --actor-updates E > 1, the last E steps also update the actor, with PPO's loss (Schulman et
   al. 2017, eq. 7), -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)]. The ratio is pi(a|s) /
   pi_old(a|s), where pi_old collected the rollout. It starts at 1, where the gradient is A2C's.
@@ -89,7 +89,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # scales L_critic; only matters with clipping, kappa, --shared-body
+    vf_coef: NonNegative = 0.5  # weight of the value loss; matters with clipping, kappa or --shared-body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -150,7 +150,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, c
 
 
 def policy_change(log_probs: Tensor, old_log_probs: Tensor, c: float) -> dict[str, Tensor]:
-    """Estimate of KL(pi_old || pi): mean[ratio - 1 - log ratio]; share of ratios beyond 1 +- c."""
+    """Estimate of KL(pi_old || pi), and the fraction of ratios outside [1 - c, 1 + c]."""
     log_ratios = log_probs - old_log_probs
     ratios = log_ratios.exp()
     outside = ((ratios - 1).abs() > c).float()
@@ -238,7 +238,7 @@ class Rollout:
         self.live = np.zeros((T, N), bool)  # False in reset rows
 
     def collect(self, agent: Agent, run: "Run") -> None:
-        """Play T steps in each environment, from where the previous rollout ended."""
+        """Step each environment T times, starting where the previous rollout ended."""
         self.obs[0] = self.obs[-1]
         for t in range(self.args.num_steps):
             obs = torch.from_numpy(self.obs[t]).to(self.device)
@@ -263,7 +263,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)  # first step: lr / sqrt(1 - 0.99) = 10 lr
+    return torch.optim.RMSprop(groups, foreach=True)  # initial step size: lr / sqrt(0.01) = 10 lr
 
 
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
@@ -305,15 +305,15 @@ def update(agent: Agent, optimizer, rollout: Rollout, args: Args) -> dict[str, f
         norms = [nn.utils.clip_grad_norm_(group, args.max_grad_norm) for group in groups]
         optimizer.step()
     losses = {"policy_loss": actor_loss, "value_loss": critic_loss, "entropy": entropies.mean()}
-    if is_ppo:
-        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)  # before step E
+    if is_ppo:  # measured before the last actor step
+        losses |= policy_change(log_probs.detach(), old_log_probs, args.clip_coef)
     losses["grad_norm"] = torch.stack(norms).norm()  # of both networks, before clipping
     return {name: value.item() for name, value in losses.items()}
 
 
 @torch.no_grad()
 def diagnostics(agent: Agent, rollout: Rollout, args: Args) -> dict[str, float]:
-    """Explained variance of the critic before the update: 1 - Var[G - V] / Var[G]; G - V = A."""
+    """Explained variance of the critic before the update: 1 - Var[A] / Var[G], where A = G - V."""
     obs, _, _ = rollout.tensors()
     advantages, returns = advantages_and_returns(rollout, agent.value(obs), args)
     ratio = advantages.var(correction=0) / returns.var(correction=0)
@@ -353,7 +353,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
-FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no file has all of these
+FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no script has all of these
 
 
 class InputError(ValueError):
@@ -384,7 +384,7 @@ def check_flags(args: Args) -> None:
             if not all(low <= x <= high for x in np.atleast_1d(value)):
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
     try:
-        json.loads(args.env_kwargs).items()  # only an object has items
+        json.loads(args.env_kwargs).items()  # AttributeError unless it is an object
     except (AttributeError, RecursionError, ValueError) as error:
         reason = """must be a JSON object such as '{"is_slippery": false}'"""
         raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
@@ -415,7 +415,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
+        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -455,7 +455,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     try:
         env = gym.make(args.env_id, **options)
         hint = f"; cannot flatten {env.observation_space}"
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
             hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
@@ -518,7 +518,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 
 @contextmanager
 def restoring():
-    """On exit, restore the random generators and the number of CPU threads."""
+    """On exit, restore the CPU random generators and the number of CPU threads."""
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -732,7 +732,7 @@ class Run(AbstractContextManager):
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
     def evaluate(self) -> None:
-        """Play the greedy policy and print the evaluation line."""
+        """Run the greedy policy and print the evaluation line."""
         env = self.eval_env
         if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
@@ -749,13 +749,13 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # but must stop the run if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
+    hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -770,7 +770,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        parser.exit(2, f"error: out of memory; choose smaller sizes: {error}\n")
+        parser.exit(2, f"error: out of memory; reduce sizes such as --hidden-sizes: {error}\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

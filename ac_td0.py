@@ -14,7 +14,7 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
 --critic v is this algorithm, with the differences below. If V is exact, delta is an unbiased
 estimate of the advantage of taking A in S.
 --critic q is the Q actor-critic (QAC; Silver 2015, lecture 7; Yoon 2019). A' is sampled
-before the update, which changes pi slightly, and is taken after it, unless the episode ends. The
+before the update and, unless the episode ends, executed after it, when pi has changed slightly. The
 critic learns by SARSA:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)
@@ -24,9 +24,9 @@ delta and Q(S, A, w) are computed once, before both updates. As in the book, no 
 through the target, R + gamma V(S', w). The update of w is thus semi-gradient. Differences:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
-- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With it, sgd and an
-  exact critic, the expected update ascends the discounted value of the start state, but late steps
-  have little weight.
+- I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With sgd, an exact
+  critic and small steps, the updates of an episode then ascend, in expectation, the discounted
+  value of the start state, but late steps have little weight.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -166,7 +166,7 @@ def two_rate_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
 
 
 def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args) -> dict:
-    """Update both networks; return the old delta, value and log pi(A|S). gamma_t is I."""
+    """Update both networks; return delta, value and log pi(A|S) before the update. gamma_t is I."""
     is_q = args.critic == "q"
     value, log_prob = step.values[:, step.action if is_q else 0], step.log_pi[:, step.action]
     with torch.no_grad():
@@ -177,7 +177,7 @@ def update(agent: Agent, optimizer, step: Transition, gamma_t: float, args: Args
     loss = -delta * value - gamma_t * weight * log_prob
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            parameter.grad = None  # same as zero_grad(), which would add 5% to the step time
+            parameter.grad = None  # same as zero_grad(), but faster
     loss.backward()
     optimizer.step()
     return {"delta": delta, "value": value.item(), "log_prob": log_prob.item()}
@@ -245,7 +245,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
-FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no file has all of these
+FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no script has all of these
 
 
 class InputError(ValueError):
@@ -276,7 +276,7 @@ def check_flags(args: Args) -> None:
             if not all(low <= x <= high for x in np.atleast_1d(value)):
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
     try:
-        json.loads(args.env_kwargs).items()  # only an object has items
+        json.loads(args.env_kwargs).items()  # AttributeError unless it is an object
     except (AttributeError, RecursionError, ValueError) as error:
         reason = """must be a JSON object such as '{"is_slippery": false}'"""
         raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
@@ -307,7 +307,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
+        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -333,7 +333,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     try:
         env = gym.make(args.env_id, **options)
         hint = f"; cannot flatten {env.observation_space}"
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
             hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
@@ -367,7 +367,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 
 @contextmanager
 def restoring():
-    """On exit, restore the random generators and the number of CPU threads."""
+    """On exit, restore the CPU random generators and the number of CPU threads."""
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -581,7 +581,7 @@ class Run(AbstractContextManager):
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
     def evaluate(self) -> None:
-        """Play the greedy policy and print the evaluation line."""
+        """Run the greedy policy and print the evaluation line."""
         env = self.eval_env
         if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
@@ -598,13 +598,13 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # but must stop the run if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
+    hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -619,7 +619,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        parser.exit(2, f"error: out of memory; choose smaller sizes: {error}\n")
+        parser.exit(2, f"error: out of memory; reduce sizes such as --hidden-sizes: {error}\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

@@ -10,10 +10,10 @@ update on B transitions sampled from it.
     w'       = tau w + (1 - tau) w'                           w, w': weights of Q, Q'; same for pi
 
 Q' and pi' are the target networks, which follow Q and pi slowly, so that y changes slowly. The
-gradient of L_actor is -mean[grad_a Q(s, a) grad_theta pi(s)] at a = pi(s), so pi(s) moves uphill on
-Q instead of searching for the best action. Fitting pi(s) to a+ = pi(s) + grad_a Q(s, a),
-held constant, gives the same gradient. y uses pi'(s'), not the next action in the buffer, so that
-Q approximates the current policy's values, and transitions of earlier policies can be used.
+gradient of L_actor is -mean[grad_a Q(s, a) grad_theta pi(s)] at a = pi(s), so each step moves pi(s)
+uphill on Q. Minimising mean[|pi(s) - a+|^2] / 2, with a+ = pi(s) + grad_a Q(s, a) held constant,
+gives the same gradient. y uses pi'(s'), not the next action in the buffer, so that Q approximates
+the current policy's values, and transitions of earlier policies can be used.
 
 At a time limit the episode ends, but s' is not terminal, so the target still bootstraps from it.
 Actions are scaled so that -1 and 1 are the bounds of each dimension; noise is added on that scale.
@@ -22,13 +22,13 @@ Differences from the paper:
 - Noise is Gaussian. The paper's Ornstein-Uhlenbeck noise is --noise ou --exploration-noise 0.2.
 - Actions are random before the first update. Actions enter the critic at its first layer.
 - There is no weight decay or batch normalisation, so keep observations and rewards near unit scale.
-- Sizes, actor_lr and tau differ (the paper's: --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001).
+- The paper uses --hidden-sizes 400 300 --actor-lr 1e-4 --tau 0.001.
 Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
   the smaller of two target values, because the actor seeks out overestimated actions. It updates
   the actor and the targets every second step, and smooths Q' with noise on pi'(s').
 - SVG(0) (Heess et al. 2015): --noise learned. Each pi(s) above becomes a sample, clip(pi(s) + sigma
-  epsilon, -1, 1), epsilon from N(0, I), through which the gradient of L_actor flows (pathwise).
+  epsilon, -1, 1) with epsilon ~ N(0, I). The gradient of L_actor flows through it (pathwise).
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -156,7 +156,7 @@ class Agent(nn.Module):
         critics = [mlp(sizes, args.activation) for _ in range(1 + args.twin_critics)]
         self.critics = nn.ModuleList(critics)
         self.has_sigma = args.noise == "learned"
-        if self.has_sigma:  # as a part of the actor, log_std is optimised with it
+        if self.has_sigma:  # as part of the actor, log_std is optimised with it
             self.actor.log_std = nn.Parameter(torch.full((act_size,), args.exploration_noise).log())
 
     def pi(self, obs: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 @torch.no_grad()
 def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
-    """Statistics of the batch (after the update, without target noise), gradients and episode."""
+    """Statistics of the batch (after the update, no target noise), gradients and last episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     q = agent.q(batch.obs, batch.actions)
@@ -376,7 +376,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
-FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no file has all of these
+FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no script has all of these
 
 
 class InputError(ValueError):
@@ -407,7 +407,7 @@ def check_flags(args: Args) -> None:
             if not all(low <= x <= high for x in np.atleast_1d(value)):
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
     try:
-        json.loads(args.env_kwargs).items()  # only an object has items
+        json.loads(args.env_kwargs).items()  # AttributeError unless it is an object
     except (AttributeError, RecursionError, ValueError) as error:
         reason = """must be a JSON object such as '{"is_slippery": false}'"""
         raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
@@ -438,7 +438,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
+        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -464,7 +464,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     try:
         env = gym.make(args.env_id, **options)
         hint = f"; cannot flatten {env.observation_space}"
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
             hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
@@ -499,7 +499,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 @contextmanager
 def restoring():
-    """On exit, restore the random generators and the number of CPU threads."""
+    """On exit, restore the CPU random generators and the number of CPU threads."""
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -713,7 +713,7 @@ class Run(AbstractContextManager):
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
     def evaluate(self) -> None:
-        """Play the greedy policy and print the evaluation line."""
+        """Run the greedy policy and print the evaluation line."""
         env = self.eval_env
         if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
@@ -730,13 +730,13 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # but must stop the run if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
+    hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -751,7 +751,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        parser.exit(2, f"error: out of memory; choose smaller sizes: {error}\n")
+        parser.exit(2, f"error: out of memory; reduce sizes such as --hidden-sizes: {error}\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

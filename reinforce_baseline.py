@@ -14,19 +14,19 @@ if the return that followed it exceeds a baseline b(s), and less likely otherwis
 
 The gradient of L_actor estimates -grad J, but without the factor gamma^t. The value of L_actor does
 not measure performance. A baseline that does not depend on the action does not bias the estimate
-and can reduce its variance. b is therefore computed before V is trained on the batch, after which
-V depends on the batch's actions. V is a baseline, not a critic, although the code calls
-it `critic`. Only at a time limit is the return bootstrapped from V, which estimates its missing
-tail (--no-bootstrap turns this off). With the other baselines, the return ends at the time limit.
+and can reduce its variance. b is therefore computed before V is trained on the batch, because the
+trained V depends on the batch's actions. The code calls V `critic`, but it is a baseline, except at
+a time limit, where the return is bootstrapped from V, which estimates the missing rest
+(--no-bootstrap turns this off). With the other baselines, the return ends at the time limit.
 
 --baseline none --elite-share P selects the cross-entropy method: the policy imitates the actions of
 the best episodes. In L_actor, G[t] - b(s[t]) becomes 1 in the top fraction P of the N episodes,
-ranked by undiscounted return (at least one episode, and any ties), and 0 in the others.
+ranked by undiscounted return (at least one episode; ties are included), and 0 in the others.
 
 Differences from the book:
 - One gradient step is taken on N episodes instead of one per time step. The N environments step
   together until the last episode ends. Steps after the end of an episode are ignored.
-- The optimizer is Adam. Gradients are clipped (nearly always, by default), which biases the update.
+- The optimizer is Adam. By default, nearly every gradient is clipped, which biases the update.
 - The factor gamma^t is omitted, as is common. --discount-policy-gradient restores it.
 
     python reinforce_baseline.py          solves CartPole-v1 in seconds; the last line looks like
@@ -324,7 +324,7 @@ def train(args: Args) -> tuple[Agent, list[tuple[int, float, int]]]:
 # ==================================================================================================
 SCRIPT = Path(globals().get("__file__", "notebook")).stem
 FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --resume cannot change
-FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no file has all of these
+FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no script has all of these
 
 
 class InputError(ValueError):
@@ -355,7 +355,7 @@ def check_flags(args: Args) -> None:
             if not all(low <= x <= high for x in np.atleast_1d(value)):
                 raise InputError(f"{flag} must be in [{low}, {high}], got {value}")
     try:
-        json.loads(args.env_kwargs).items()  # only an object has items
+        json.loads(args.env_kwargs).items()  # AttributeError unless it is an object
     except (AttributeError, RecursionError, ValueError) as error:
         reason = """must be a JSON object such as '{"is_slippery": false}'"""
         raise InputError(f"--env-kwargs {args.env_kwargs}: {reason}") from error
@@ -386,7 +386,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; replace an error that cannot be pickled and sent to the parent."""
+        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -412,7 +412,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     try:
         env = gym.make(args.env_id, **options)
         hint = f"; cannot flatten {env.observation_space}"
-        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies observations
+        flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
             hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
@@ -473,7 +473,7 @@ def to_env(actions: np.ndarray, space: gym.spaces.Discrete) -> np.ndarray:
 
 @contextmanager
 def restoring():
-    """On exit, restore the random generators and the number of CPU threads."""
+    """On exit, restore the CPU random generators and the number of CPU threads."""
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -687,7 +687,7 @@ class Run(AbstractContextManager):
             print(f"target return {target} reached at step {self.step} after {seconds}")
 
     def evaluate(self) -> None:
-        """Play the greedy policy and print the evaluation line."""
+        """Run the greedy policy and print the evaluation line."""
         env = self.eval_env
         if self.args.capture_video:  # RecordVideo keeps the frames in memory, so limit them
             folder, every = str(self.folder / "videos"), lambda episode: True
@@ -704,13 +704,13 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # but must stop the run if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background job ignores SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
             signal.signal(number, stop)
-    hook = threading.excepthook  # TensorBoard's writer re-raises these errors in the main thread
+    hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
@@ -725,7 +725,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # RuntimeError comes from PyTorch
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
-        parser.exit(2, f"error: out of memory; choose smaller sizes: {error}\n")
+        parser.exit(2, f"error: out of memory; reduce sizes such as --hidden-sizes: {error}\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

@@ -198,7 +198,7 @@ def test_sizes_beyond_the_memory(case, cli):
             outcome = cli(case.file, *case.flags, "--total-timesteps", 64, flag, 10**15)
         assert outcome.status == 2
         assert "Traceback" not in outcome.err
-        assert outcome.err.splitlines()[-1].startswith("error: out of memory; choose smaller")
+        assert outcome.err.splitlines()[-1].startswith("error: out of memory; reduce sizes")
 
 
 def test_a_run_with_the_largest_seed_is_resumed(case, cli):
