@@ -89,7 +89,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # weight of the value loss; matters with clipping, kappa or --shared-body
+    vf_coef: NonNegative = 0.5  # scales the value loss; matters with clipping, kappa or shared body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -127,10 +127,11 @@ def compute_gae(rewards, values, terminated, done, gamma: float, gae_lambda: flo
 
     `terminated` removes the bootstrap. `done` (terminated or truncated) ends the sum. A truncated
     episode still bootstraps from its last state.
-    Arrays or tensors: rewards, bool terminated and done (T, N), values (T+1, N) -> (T, N).
+    Arrays or tensors: rewards, terminated and done (T, N), values (T+1, N) -> (T, N).
     """
-    advantages = rewards + gamma * values[1:] * ~terminated - values[:-1]  # delta[t]
-    decay = gamma * gae_lambda * ~done
+    assert rewards.shape == values[1:].shape == terminated.shape == done.shape  # no broadcasting
+    advantages = rewards + gamma * values[1:] * (terminated == 0) - values[:-1]  # delta[t]
+    decay = gamma * gae_lambda * (done == 0)
     for t in reversed(range(len(rewards) - 1)):  # A[T-1] = delta[T-1]
         advantages[t] += decay[t] * advantages[t + 1]
     return advantages
@@ -238,7 +239,7 @@ class Rollout:
         self.live = np.zeros((T, N), bool)  # False in reset rows
 
     def collect(self, agent: Agent, run: "Run") -> None:
-        """Step each environment T times, starting where the previous rollout ended."""
+        """Step each environment T times, from obs[-1], where the previous rollout ended."""
         self.obs[0] = self.obs[-1]
         for t in range(self.args.num_steps):
             obs = torch.from_numpy(self.obs[t]).to(self.device)
@@ -356,7 +357,7 @@ FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --
 FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no script has all of these
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """A mistake the user can fix: one line on stderr and exit status 2, no traceback."""
 
 
@@ -375,7 +376,7 @@ def check_flags(args: Args) -> None:
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
-        if type(value) is not kind and (kind, type(value)) not in ((float, int), (type(None), str)):
+        if kind not in (type(value), type(None)) and (kind, type(value)) != (float, int):
             raise InputError(f"{flag} must be of type {kind.__name__}, got {value!r}")
         object.__setattr__(args, name, value)
         if get_origin(hint) is Literal and value not in get_args(hint):
@@ -468,8 +469,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, missing) and not film:
-            hint = "; install the module or put it beside the script, and use --env-id module:Name"
-        raise InputError(f"{task}: {' '.join(text.split())}{hint}") from error
+            hint = "; use --env-id module:Name with an installed or local module that registers it"
+        raise InputError(f"{task}: {' '.join(text.split()).rstrip('.')}{hint}") from error
     space = env.action_space
     if not isinstance(space, gym.spaces.Discrete):
         box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
@@ -568,8 +569,8 @@ def load(path: str, args: Args | None = None) -> dict:
     for name in FIXED:
         if name in wanted and found.get(name, wanted[name]) != wanted[name]:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {wanted[name]}")
-    if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
-        raise InputError(f"--resume {path}: made by a version with different flags: {changed}")
+    if unknown := sorted(state["args"].keys() - asdict(Args()).keys()):  # new flags have defaults
+        raise InputError(f"--resume {path}: made by a version with other flags: {unknown}")
     return state
 
 
@@ -705,7 +706,8 @@ class Run(AbstractContextManager):
             if self.args.seed == state["args"]["seed"]:
                 torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = f"does not match these flags or the spaces of {self.args.env_id}"
+            detail = str(error).strip().splitlines()[-1].strip()
+            reason = f"does not match these flags or the spaces of {self.args.env_id}: {detail}"
             raise InputError(f"--resume {path}: {reason}") from error
 
     def __exit__(self, kind, error, traceback) -> None:

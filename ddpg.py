@@ -225,7 +225,7 @@ class ReplayBuffer:
 
     def add(self, *transition) -> None:
         """Store obs, action, reward, next_obs, terminated; overwrite the oldest if full."""
-        for field, value in zip(self.data, transition):
+        for field, value in zip(self.data, transition, strict=True):
             field[self.num_added % self.capacity] = torch.as_tensor(value)
         self.num_added += 1
 
@@ -379,7 +379,7 @@ FIXED = "script", "env_id", "hidden_sizes", "activation", "optimizer"  # what --
 FIXED += "shared_body", "norm_obs", "critic", "twin_critics"  # no script has all of these
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """A mistake the user can fix: one line on stderr and exit status 2, no traceback."""
 
 
@@ -398,7 +398,7 @@ def check_flags(args: Args) -> None:
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
-        if type(value) is not kind and (kind, type(value)) not in ((float, int), (type(None), str)):
+        if kind not in (type(value), type(None)) and (kind, type(value)) != (float, int):
             raise InputError(f"{flag} must be of type {kind.__name__}, got {value!r}")
         object.__setattr__(args, name, value)
         if get_origin(hint) is Literal and value not in get_args(hint):
@@ -477,8 +477,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         if extra := re.search(r"gymnasium\[[\w-]+\]", text):
             hint = f'; with uv: uv run --with "{extra[0]}" {SCRIPT}.py'
         elif isinstance(error, missing) and not film:
-            hint = "; install the module or put it beside the script, and use --env-id module:Name"
-        raise InputError(f"{task}: {' '.join(text.split())}{hint}") from error
+            hint = "; use --env-id module:Name with an installed or local module that registers it"
+        raise InputError(f"{task}: {' '.join(text.split()).rstrip('.')}{hint}") from error
     space = env.action_space
     box = isinstance(space, gym.spaces.Box) and space.is_bounded() and len(space.shape) == 1
     if not box or not np.issubdtype(space.dtype, np.floating):
@@ -549,8 +549,8 @@ def load(path: str, args: Args | None = None) -> dict:
     for name in FIXED:
         if name in wanted and found.get(name, wanted[name]) != wanted[name]:
             raise InputError(f"--resume {path}: made with {name} {found[name]}, not {wanted[name]}")
-    if changed := sorted(state["args"].keys() ^ asdict(Args()).keys()):
-        raise InputError(f"--resume {path}: made by a version with different flags: {changed}")
+    if unknown := sorted(state["args"].keys() - asdict(Args()).keys()):  # new flags have defaults
+        raise InputError(f"--resume {path}: made by a version with other flags: {unknown}")
     return state
 
 
@@ -686,7 +686,8 @@ class Run(AbstractContextManager):
             if self.args.seed == state["args"]["seed"]:
                 torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = f"does not match these flags or the spaces of {self.args.env_id}"
+            detail = str(error).strip().splitlines()[-1].strip()
+            reason = f"does not match these flags or the spaces of {self.args.env_id}: {detail}"
             raise InputError(f"--resume {path}: {reason}") from error
 
     def __exit__(self, kind, error, traceback) -> None:

@@ -127,24 +127,24 @@ greedy actions are sampled
 """
 A2C = """
 bootstrap at a terminal state
-- gamma * values[1:] * ~terminated
+- gamma * values[1:] * (terminated == 0)
 + gamma * values[1:]
 
 no bootstrap at a truncation
-- values[1:] * ~terminated - values
-+ values[1:] * ~done - values
+- values[1:] * (terminated == 0) - values
++ values[1:] * (done == 0) - values
 
 the trace crosses a truncation
-- decay = gamma * gae_lambda * ~done
-+ decay = gamma * gae_lambda * ~terminated
+- decay = gamma * gae_lambda * (done == 0)
++ decay = gamma * gae_lambda * (terminated == 0)
 
 the trace crosses every end
-- decay = gamma * gae_lambda * ~done
-+ decay = gamma * gae_lambda * (done | ~done)
+- decay = gamma * gae_lambda * (done == 0)
++ decay = gamma * gae_lambda * (done == done)
 
 the trace is not discounted
-- decay = gamma * gae_lambda * ~done
-+ decay = gae_lambda * ~done
+- decay = gamma * gae_lambda * (done == 0)
++ decay = gae_lambda * (done == 0)
 
 the next value is not discounted
 - rewards + gamma * values[1:]

@@ -92,6 +92,25 @@ def test_gae_limits_and_tensors(steps):
     np.testing.assert_allclose(from_tensors, from_arrays, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [int, float, np.uint8])
+def test_gae_takes_masks_of_any_type(steps, kind):
+    """For the integer 1, `~` gives -2, and for the unsigned 1, it gives 254."""
+    rewards, values, terminated, done = steps
+    masks = terminated.astype(kind), done.astype(kind)
+    np.testing.assert_array_equal(
+        compute_gae(rewards, values, *masks, 0.9, 0.7), compute_gae(*steps, 0.9, 0.7)
+    )
+
+
+def test_gae_refuses_shapes_that_would_broadcast(steps):
+    """(T,) with (T, 1) would give (T, T)."""
+    one = [array[:, 0] for array in steps]
+    for i in range(4):
+        mixed = [array[:, None] if i == j else array for j, array in enumerate(one)]
+        with pytest.raises(AssertionError):
+            compute_gae(*mixed, 0.9, 0.7)
+
+
 def test_truncation_bootstraps_and_termination_does_not():
     zero, yes, no = np.zeros((1, 1)), np.ones((1, 1), bool), np.zeros((1, 1), bool)
     values = np.array([[2.0], [10.0]])

@@ -376,15 +376,15 @@ def test_folders_are_expanded_quoted_and_accepted(case, cli, tmp_path, monkeypat
         assert again.out.splitlines()[-1] == first.out.splitlines()[-1], again.err
 
 
-def test_an_unknown_module_says_where_modules_are_searched(case, cli, tmp_path):
+def test_an_unknown_module_says_that_it_must_be_installed_or_local(case, cli, tmp_path):
     outcome = cli(case.file, "--env-id", "no_such_module:Env-v0")
-    assert_refused(outcome, tmp_path, ["no_such_module", "beside the script"])
+    assert_refused(outcome, tmp_path, ["no_such_module", "installed or local module"])
 
 
 @pytest.mark.parametrize("env_id", ["Missing-v0", "missing/Missing-v0"])
 def test_an_unknown_name_says_how_to_import_its_module(case, cli, tmp_path, env_id):
     """Gymnasium does not import installed packages by itself, so ALE/Pong-v5 is unknown, too."""
-    words = [f"--env-id {env_id}: ", "use --env-id module:Name"]
+    words = [f"--env-id {env_id}: ", "use --env-id module:Name", "registers it"]
     assert_refused(cli(case.file, "--env-id", env_id), tmp_path, words)
 
 

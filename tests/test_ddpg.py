@@ -568,6 +568,12 @@ def test_buffer_keeps_transitions_together():
     assert_rows_fit(batch)
 
 
+@pytest.mark.parametrize("count", [4, 6])
+def test_buffer_refuses_a_transition_with_a_field_too_few_or_too_many(count):
+    with pytest.raises(ValueError, match="zip"):
+        buffer_of(3).add(*[torch.zeros(1)] * count)
+
+
 def test_buffer_overwrites_the_oldest():
     buffer = filled(5, 13)
     assert len(buffer) == 5
@@ -1066,7 +1072,7 @@ def test_bad_input(cli, tmp_path, flags, words):
 
 
 def test_the_warm_up_must_fit_in_the_buffer():
-    with pytest.raises(ValueError, match="--learning-starts must not exceed"):
+    with pytest.raises(ddpg.InputError, match="--learning-starts must not exceed"):
         Args(learning_starts=11, buffer_size=10)
     Args(learning_starts=10, buffer_size=10)
 
