@@ -3,9 +3,8 @@
     taskset -c 0 python benchmarks/ddpg_time.py OUT.csv
 
 It measures updates of both networks on random transitions, with Hopper's sizes, layers of 256 units
-and a batch of 256. Matrix products take almost half of the time, mainly ten products of two
-256 x 256 matrices. The products are also run alone, alternating with the updates. Adam, the update
-of the targets and the sampling are timed inside the update.
+and a batch of 256. The matrix products are also run alone, alternating with the updates. Adam, the
+update of the targets and the sampling are timed inside the update.
 
 The columns are means over the updates of a round, for the whole update with sampling, the ten
 products, the smaller products, Adam with zero_grad, the targets, and the sampling.

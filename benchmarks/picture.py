@@ -57,7 +57,7 @@ def landing(checkpoint: Path, seed: int) -> tuple[list[np.ndarray], str]:
 
 
 def draw_curves(figure) -> None:
-    """A panel for each task."""
+    """Draw one panel per task."""
     for axes, (script, env) in zip(figure.subplots(2, 3).flat, PANELS):
         for ending, style in LINES.items():
             owner = "peers" if "sb3" in ending else script

@@ -6,18 +6,17 @@ One figure for each script and environment: the return of training episodes agai
 steps. A line is the interquartile mean over the seeds and its band is the 95% bootstrap interval. A
 run that ended before the others keeps its last value. Runs of SB3 and SBX are dashed. Another
 figure, gradient-variance.png, shows the variance of the policy gradient with each baseline of
-reinforce_baseline.py, relative to that without one.
+reinforce_baseline.py, relative to no baseline.
 
 The background is transparent and the colours are of medium lightness, for light and dark pages.
 """
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from scipy import stats
+from table import SUMMARY, interquartile_mean, interval, read
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -68,11 +67,6 @@ plt.rcParams.update(
 )
 
 
-def interquartile_mean(numbers: np.ndarray, axis: int = -1) -> np.ndarray:
-    """The mean of the middle half along an axis."""
-    return stats.trim_mean(numbers, 0.25, axis)
-
-
 def binned(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
     """Means of y in BINS equal parts of [0, end], interpolated in empty parts, NaN at the start."""
     part = (x / end * BINS).astype(int)
@@ -87,28 +81,24 @@ def draw(axes, runs: list[dict], **style) -> None:
     y = np.stack([binned(run["step"], run["return"], end) for run in runs])
     known = ~np.isnan(y).any(0)  # from the first point of every run on
     x, y = ((np.arange(BINS) + 0.5) * end / BINS)[known], y[:, known]
-    axes.plot(x, interquartile_mean(y, 0), **style)
+    axes.plot(x, interquartile_mean(y.T), **style)
     if len(runs) > 2:
-        options = {"axis": 0, "n_resamples": 2000, "rng": 0, "method": "percentile"}
-        test = stats.bootstrap((y,), interquartile_mean, **options)
-        low, high = test.confidence_interval
+        low, high = np.transpose([interval(returns) for returns in y.T])
         axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def read_runs(path: Path) -> list[dict]:
     """The runs in a file of curves, one for each seed: arrays step and return."""
     columns = defaultdict(lambda: defaultdict(list))
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name in ("step", "return"):
-                columns[row["seed"]][name].append(float(row[name]))
+    for row in read(path):
+        for name in ("step", "return"):
+            columns[row["seed"]][name].append(float(row[name]))
     return [{k: np.array(v) for k, v in run.items()} for run in columns.values()]
 
 
 def summary() -> list[tuple[str, str, str]]:
     """(script, environment, variant) of each experiment in summary.csv, peers last."""
-    with (REPORTING / "summary.csv").open(newline="") as file:
-        keys = dict.fromkeys((r["script"], r["env"], r["variant"]) for r in csv.DictReader(file))
+    keys = dict.fromkeys((r["script"], r["env"], r["variant"]) for r in read(SUMMARY))
     return sorted(keys, key=lambda key: key[0] == "peers")
 
 
@@ -144,8 +134,7 @@ def learning_curves() -> None:
 
 def gradient_variance() -> None:
     """Draw one line per seed: the variance with each baseline relative to that without one."""
-    with (RESULTS / "reinforce-gradient-variance.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(RESULTS / "reinforce-gradient-variance.csv")
     kinds = ["none", "mean", "value"]
     ratios = np.array([[float(row[kind]) / float(row["none"]) for kind in kinds] for row in rows])
     figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")

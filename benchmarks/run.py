@@ -1,6 +1,6 @@
 """Run the experiments of settings.toml over all their seeds, one core per run, and save the rows.
 
-    python benchmarks/run.py                            what is still missing, on all cores
+    python benchmarks/run.py                            everything that is missing, on all cores
     python benchmarks/run.py --only ddpg Pendulum-v1    one script, one environment, or both
     python benchmarks/run.py --seeds 3                  the first three seeds of each experiment
     python benchmarks/run.py --quick                    2000 steps of each script, not saved
@@ -17,7 +17,7 @@ The results are in benchmarks/results/reporting:
 The command can be stopped and restarted at any time. A run that is in summary.csv with the same
 flags is not repeated, except with --again. A run that failed or was killed is repeated. If it has
 a checkpoint and no threshold, it continues from there. It then differs slightly from an
-uninterrupted run, because the environment is reset. Do not start this command twice at a time.
+uninterrupted run, because the environment is reset. Do not run two instances at once.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def interrupted(folder: Path) -> tuple[Path | None, int, list]:
 def play(source: str, job: dict) -> tuple[dict, list]:
     """Execute one run on this machine; return its row of the summary and its curve."""
     row = job | {"machine": machine(), "date": datetime.date.today().isoformat()}
-    names = ["torch", "gymnasium", "numpy"]
+    names = ["torch", "gymnasium", "numpy", "mujoco", "box2d"]
     if job["script"] == "peers":
         names.append("sbx-rl" if "sbx" in job["variant"] else "stable-baselines3")
     row["source"] = hashlib.sha256(source.encode()).hexdigest()[:8]
@@ -232,7 +232,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[], help="script, environment, variant")
     parser.add_argument("--seeds", type=int, help="run only this many of each experiment's seeds")
-    parser.add_argument("--quick", action="store_true", help="2000 steps each; nothing is kept")
+    parser.add_argument(
+        "--quick", action="store_true", help="2000 steps each; results are not saved"
+    )
     parser.add_argument("--again", action="store_true", help="also repeat runs in summary.csv")
     parser.add_argument("--cores", type=int, help="number of parallel runs (default: one per core)")
     parser.add_argument("--address", default="local", help="address of a Ray cluster")

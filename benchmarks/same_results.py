@@ -1,12 +1,12 @@
-"""Does the present version of a script give the results of the version that made a saved run?
+"""Check that the current scripts reproduce the runs of earlier versions.
 
     python benchmarks/same_results.py
 
 Each combination of experiment and version in results/reporting/summary.csv is trained for a few
-thousand steps with its own flags, by that version and by the present one. The weights, the lengths
-of the episodes and the evaluation must agree exactly, and the returns of the episodes up to 0.01,
-because earlier versions of reinforce_baseline.py added the rewards in float32. The earlier versions
-come from Git. Takes about 20 minutes.
+thousand steps with its own flags, by that version and by the current one. The weights, the lengths
+of the episodes and the evaluation must agree exactly, and the returns of the episodes to within
+0.01, because earlier versions of reinforce_baseline.py added the rewards in float32. The earlier
+versions come from Git. Takes about 20 minutes.
 """
 
 import ast

@@ -55,7 +55,7 @@ CHANGES = [  # script, variant, environment, and the name of its flags in the ta
     ("a2c_continuous", "k1", "Pendulum-v1", "`--critic-updates 1`"),
     ("a2c_continuous", "tanh", "Pendulum-v1", "`--activation tanh`"),
 ]
-RACES = [  # environment, return to reach, file
+RACES = [  # environment, target return, file
     ("CartPole-v1", 475, "a2c_discrete-race"),
     ("CartPole-v1", 475, "a2c_discrete-race-ppo"),
     ("LunarLander-v3", 200, "a2c_discrete-race-lunar"),
@@ -110,10 +110,12 @@ def count(steps: float) -> str:
 def score(rows: list[dict]) -> tuple[str, str]:
     """The return with its interval, and the worst seed."""
     returns = column(rows, "eval_mean")
-    mean, failed = number(interquartile_mean(returns)), len(rows) - len(returns)
+    if failed := len(rows) - len(returns):  # a mean of the others would be misleading
+        return f"{failed} of {len(rows)} failed", "failed"
+    mean = number(interquartile_mean(returns))
     if len(returns) >= 5:
         mean += " [{}, {}]".format(*map(number, interval(returns)))
-    return mean, number(returns.min()) + (f", {failed} failed" if failed else "")
+    return mean, number(returns.min())
 
 
 def duration(rows: list[dict]) -> str:
@@ -181,20 +183,22 @@ def program(row: dict[str, str]) -> str:
 
 
 def races() -> list[list[str]]:
-    """Time until a return was reached, and its ratio to our time in the same file (of medians)."""
-    names = ["environment", "return to reach", "program", "seeds", "seconds: median, slowest"]
+    """Time to reach the target, and the ratio of its median to ours in the same file."""
+    names = ["environment", "target return", "program", "seeds", "seconds: median, slowest"]
     lines = [[*names, "steps: median", "ratio to the time of our A2C", "return at the end"]]
     for env, target, file in RACES:
         rows, ours = read(RESULTS / f"{file}.csv"), 0.0
         for name in dict.fromkeys(map(program, rows)):
             own = [row for row in rows if program(row) == name]
-            times = np.where(column(own, "solved") == 1, column(own, "seconds"), np.inf)
+            solved = column(own, "solved") == 1
+            times = np.where(solved, column(own, "seconds"), np.inf)
+            steps = np.median(np.where(solved, column(own, "steps"), np.inf))
             ours = ours or np.median(times)
             cells = [f"{x:.1f}" if x < np.inf else "never" for x in (np.median(times), times.max())]
             ends = column(own, "eval_mean")
             line = [env, str(target), name, str(len(own)), ", ".join(cells)]
             ratio = np.median(times) / ours
-            line += [count(np.median(column(own, "steps")))]
+            line += [count(steps) if steps < np.inf else "never"]
             line += [f"{ratio:.1f}" if ratio < np.inf else "never"]
             lines.append([*line, f"{ends.min():.0f} to {ends.max():.0f}"])
     return lines

@@ -33,7 +33,7 @@ def ours(env_id: str, steps: int, seed: int) -> float:
     return float(re.search(r"trained: .* in ([\d.]+) s", out.getvalue())[1])
 
 
-def transcription(env_id: str, steps: int, seed: int) -> float:
+def straightforward(env_id: str, steps: int, seed: int) -> float:
     torch.manual_seed(seed)
     args, env = ac_td0.Args(), gym.make(env_id)
     agent = ac_td0.Agent(env.observation_space.shape[0], int(env.action_space.n), args)
@@ -74,7 +74,7 @@ if __name__ == "__main__":
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["who", "seed", "steps", "seconds", "updates_per_second"])
         for seed in range(options.repeats):
-            for run in (ours, transcription):
+            for run in (ours, straightforward):
                 seconds = run(options.env_id, options.steps, seed)
                 row = [run.__name__, seed, options.steps, f"{seconds:.2f}"]
                 writer.writerow([*row, f"{options.steps / seconds:.0f}"])

@@ -43,7 +43,7 @@ def test_q_variance(tmp_path):
 
 def test_td0_speed(tmp_path):
     rows = rows_of(tmp_path, "td0_speed", "--steps", 300, "--repeats", 2)
-    assert [row["who"] for row in rows] == ["ours", "transcription"] * 2
+    assert [row["who"] for row in rows] == ["ours", "straightforward"] * 2
     for row in rows:
         speed = int(row["steps"]) / float(row["seconds"])
         assert float(row["updates_per_second"]) == pytest.approx(speed, rel=0.1)
