@@ -205,6 +205,19 @@ def register(monkeypatch):
 
 
 @pytest.fixture
+def played(monkeypatch):
+    """A list of the actions that a vector environment receives, (N, ...) for each step."""
+    actions_of_each_step, step = [], gym.vector.SyncVectorEnv.step
+
+    def record(envs, actions):
+        actions_of_each_step.append(np.array(actions))
+        return step(envs, actions)
+
+    monkeypatch.setattr(gym.vector.SyncVectorEnv, "step", record)
+    return actions_of_each_step
+
+
+@pytest.fixture
 def set_clock(monkeypatch):
     """Replace a script's clock by one that advances by `tick` seconds at each reading.
 

@@ -25,9 +25,3 @@ def explained_variance(agent, rollout, args):
     gae = gae_by_definition(rollout.rewards, v, *ends, args.gamma, args.gae_lambda)
     returns, values = ((gae + v[:-1])[rollout.live], v[:-1][rollout.live])
     return 1 - np.var(returns - values) / np.var(returns)
-
-
-def ppo_surrogate(log_probs, advantages):
-    """PPO's clipped objective at a ratio of 1. It depends only on the ratio of probabilities."""
-    ratio = (log_probs - log_probs.detach()).exp()
-    return torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)

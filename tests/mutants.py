@@ -1,7 +1,7 @@
 """Do the tests notice the mistakes that people make in these algorithms?
 
 A mutant is a copy of this repository with one mistake in one script. It is killed if a test fails.
-Its tests are those in tests/test_<script>.py, then those of this script in tests/test_contract.py.
+Its tests are those of this script in tests/test_<script>.py and in the files for all scripts.
 Tests of the source text are left out, because any change makes them fail (test_repository.py).
 
     python tests/mutants.py                         all mutants of all scripts
@@ -71,7 +71,7 @@ train changes the random numbers of its caller
 - train = restoring()(train)
 + restoring()(train)
 
-the initial weights are made with all threads
+--torch-threads is ignored
 -     torch.set_num_threads(args.torch_threads)
 +     args.torch_threads
 
@@ -98,6 +98,99 @@ a resumed optimizer keeps its old learning rates
 the target return may be reached by fewer than 100 episodes
 - len(returns) == 100 and sum(returns) / 100
 + returns and sum(returns) / len(returns)
+
+each report saves a checkpoint
+- if self.report_time >= self.save_time + self.args.checkpoint_interval:
++ if True:
+
+the progress bar does not move
+- self.bar.update(self.step - self.bar.n)
++ pass
+
+the progress bar shows no return
+- self.bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
++ pass
+
+the progress bar of a resumed run starts at 0
+- initial=self.step, unit
++ initial=0, unit
+
+the speed of a resumed run includes earlier steps
+- (self.step - self.start_step) / (self.report_time
++ self.step / (self.report_time
+
+the flags are not logged
+- |flag|value|\n|-|-|\n{rows}
++ |flag|value|\n|-|-|\n
+
+a resumed run with another seed has the saved random numbers
+- torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
++ torch.set_rng_state(state["rng"])
+
+a resumed run logs its old episodes again
+- self.start_step, self.num_logged = self.step, len(self.episodes)
++ self.start_step, self.num_logged = self.step, 0
+
+a policy with a negative return is never the best
+- self.report_interval, self.best_return = report_interval, -np.inf
++ self.report_interval, self.best_return = report_interval, 0.0
+
+the device auto is refused
+- if name not in ("auto", found.type):
++ if name != found.type:
+
+a namespace becomes a folder
+- re.sub("[/:]", "_", name)
++ name
+
+an ignored interrupt is handled
+- if signal.getsignal(number) != signal.SIG_IGN:
++ if True:
+
+--resume may be abbreviated
+- allow_abbrev=False
++ allow_abbrev=True
+
+the hint to resume is not quoted
+- continue with --resume {shlex.quote(str(self.checkpoint))}
++ continue with --resume {self.checkpoint}
+
+the training environment is not closed
+- self.env.close()
++ pass
+
+the evaluation environment is not closed
+-         returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)
+-         env.close()
++         returns = evaluate(self.parts["agent"], env, self.args.eval_episodes)
+
+a missing extra is named without the command
+- hint = f'; with uv: uv run
++ extra = f'; with uv: uv run
+
+an environment's ValueError has a traceback
+- NotImplementedError, TypeError, ValueError
++ NotImplementedError, TypeError
+
+a missing moviepy is called a wrong --env-id
+- elif isinstance(error, missing) and not film:
++ elif isinstance(error, missing):
+
+a checkpoint of another environment is resumed
+- found.get(name, wanted[name]) != wanted[name]:
++ found.get(name, wanted[name]) != found.get(name, wanted[name]):
+
+a flag may not be at its bound
+- all(low <= x <= high for
++ all(low < x <= high for
+
+the environment's global random numbers are not seeded
+- np.random.seed(seed % 2**32)
++ pass
+
+a float may be given for an integer
+- if kind is int and isinstance(value, float) and value.is_integer():
++ if kind is int and isinstance(value, float):
 """
 CATEGORICAL = """
 the actor's last layer starts large
@@ -1187,12 +1280,13 @@ class Mutant(NamedTuple):
 def mutants_of(script: str) -> list[Mutant]:
     """Read the tables of a script."""
     mutants, files = [], [f"test_{script}.py", "test_contract.py"]
+    for_all = ["test_plumbing.py", "test_contract.py", "test_cases.py", f"test_{script}.py"]
     for table in TABLES[script]:
         is_plumbing = table in (EVERYWHERE, PLUMBING)
         for block in table.strip().split("\n\n"):
             name, *lines = block.splitlines()
             texts = ["\n".join(line[2:] for line in lines if line[0] == mark) for mark in "-+="]
-            mutants.append(Mutant(script, name, *texts, files[:: -1 if is_plumbing else 1]))
+            mutants.append(Mutant(script, name, *texts, for_all if is_plumbing else files))
     return mutants
 
 
@@ -1275,8 +1369,9 @@ def main() -> int:
     gc.freeze()  # pytest collects garbage twice; this skips what is imported here
     start, killed, survivors, known = time.monotonic(), Counter(), mutants, {}
     with ProcessPoolExecutor(args.jobs, get_context("fork")) as pool:
-        for stage in range(2):  # the second one for those that survive the first
-            jobs, survivors = survivors, []
+        for stage in range(4):  # each for those that survive the one before
+            jobs = [mutant for mutant in survivors if len(mutant.files) > stage]
+            survivors = [mutant for mutant in survivors if mutant not in jobs]
             for key in {(mutant.script, mutant.files[stage]): None for mutant in jobs}:
                 known[key] = known.get(key) or pool.submit(tests_of, *key)
             tests = (known[mutant.script, mutant.files[stage]].result() for mutant in jobs)

@@ -24,7 +24,7 @@ from a2c_continuous import (
     value_loss,
 )
 from tests.conftest import assert_refused, checkpoint_of, distance
-from tests.definitions import explained_variance, gae_by_definition, ppo_surrogate
+from tests.definitions import explained_variance, gae_by_definition
 from tests.toys import with_paid_resets
 
 
@@ -231,12 +231,13 @@ def test_scale_of_rewards_is_that_of_all_returns_so_far():
         np.testing.assert_allclose(rollout.rewards, raw / returns.std(), rtol=1e-5)
 
 
-def test_constant_reward_stays_a_constant_and_is_not_removed():
+@pytest.mark.parametrize(("reward", "want"), [(-2.0, -10.0), (0.0, 0.0)])
+def test_constant_reward_stays_a_constant_and_is_not_removed(reward, want):
     agent, rollout = Agent(3, 2, PLAIN), random_rollout(PLAIN)
-    rollout.rewards[:] = -2.0
+    rollout.rewards[:] = reward
     rollout.discounted = rollout.rewards.astype(float)  # a variance of 0
     a2c.normalise_rewards(agent, rollout)
-    assert (rollout.rewards == -10).all()
+    assert (rollout.rewards == want).all()
 
 
 # --- The update
@@ -286,7 +287,7 @@ def changed(rollout, **fields):
     return Scripted(**vars(rollout) | fields)
 
 
-def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
+def reference_update(agent, rollout, args, rate):
     """Do with plain loops and SGD what `update` must do; return the losses."""
     obs, live = scale(agent, torch.from_numpy(rollout.obs)), rollout.live
     s, a = obs[:-1][live], torch.from_numpy(rollout.actions[live])
@@ -310,7 +311,7 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
                 advantages = deviations / deviations.pow(2).mean().sqrt()
             pi = torch.distributions.Normal(agent.actor(s), agent.actor.log_std.exp())
             log_probs, entropy = pi.log_prob(a).sum(-1), pi.entropy().sum(-1).mean()
-            gain = surrogate(log_probs, advantages).mean()
+            gain = (log_probs * advantages).mean()
             if args.actor_updates > 1:
                 if k == args.critic_updates - args.actor_updates:
                     old = log_probs.detach()
@@ -333,7 +334,6 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
     if args.actor_updates > 1:
         losses["approx_kl"] = (ratios - 1 - ratios.log()).mean().item()
         losses["clip_fraction"] = np.mean([not 1 - c <= r <= 1 + c for r in ratios.tolist()])
-        assert 0.1 < losses["clip_fraction"] < 0.9
     return losses | {"grad_norm": np.linalg.norm(norms)}
 
 
@@ -359,7 +359,7 @@ UPDATES = {
 }
 
 
-def assert_same_update(args, surrogate=torch.mul):
+def assert_same_update(args):
     """Compare the weights and the losses after one update with those of the reference."""
     rollout, agent = random_rollout(args), make_agent(args)
     assert [*rollout.terminated[-1, :4]] == [True, False, False, False]
@@ -369,27 +369,21 @@ def assert_same_update(args, surrogate=torch.mul):
     groups = [{"params": g["params"]} for g in a2c.make_optimizer(agent, args).param_groups]
     rate = 0.01 if args.actor_updates == 1 else 1e-4  # keeps the ratios of PPO near 1
     losses = a2c.update(agent, torch.optim.SGD(groups, lr=rate), rollout, args)
-    want = reference_update(twin, rollout, args, rate, surrogate)
+    want = reference_update(twin, rollout, args, rate)
     steps = (old - new for old, new in zip(before.parameters(), agent.parameters()))
     wanted_steps = (old - new for old, new in zip(before.parameters(), twin.parameters()))
     for step, wanted in zip(steps, wanted_steps):
         torch.testing.assert_close(step, wanted, atol=4e-7, rtol=1e-3)
     assert (before.actor.log_std != agent.actor.log_std).all()  # it is learned
     assert {type(value) for value in losses.values()} == {float}
-    if surrogate is not torch.mul:
-        del losses["policy_loss"], want["policy_loss"]  # only the gradients are the same
     assert losses == pytest.approx(want, abs=1e-4, rel=1e-4)
+    assert args.actor_updates == 1 or 0 < want["clip_fraction"] < 1
 
 
 @pytest.mark.parametrize("changes", UPDATES.values(), ids=UPDATES)
 def test_update_is_that_of_the_equations(changes):
     defaults = {"ent_coef": 1.0, "gamma": 0.9, "gae_lambda": 0.8}
     assert_same_update(replace(PLAIN, **defaults | changes))
-
-
-@pytest.mark.parametrize("norm_adv", [True, False])
-def test_update_is_that_of_ppo_at_ratio_one(norm_adv):
-    assert_same_update(replace(PLAIN, norm_adv=norm_adv, critic_updates=2), ppo_surrogate)
 
 
 @pytest.mark.parametrize("log_std", [-3.0, 1.0])
@@ -401,7 +395,6 @@ def test_entropy_keeps_its_sign(log_std):
     losses = a2c.update(agent, optimizer, random_rollout(PLAIN), PLAIN)
     want = 2 * (log_std + 0.5 * np.log(2 * np.pi * np.e))
     assert losses["entropy"] == pytest.approx(want, abs=1e-4)
-    assert (want < 0) == (log_std < 0)
 
 
 @pytest.mark.parametrize("terminated", [True, False])
@@ -563,10 +556,11 @@ def recorded(tmp_path, monkeypatch):
 
     def run(**changes):
         updates.clear()
+        scalars.clear()
         args = replace(SMALL, **{"log_dir": str(tmp_path)} | changes)
         agent, episodes = a2c.train(args)
         return SimpleNamespace(
-            agent=agent, episodes=episodes, updates=updates.copy(), scalars=scalars
+            agent=agent, episodes=episodes, updates=updates.copy(), scalars=scalars.copy()
         )
 
     collect, update = a2c.Rollout.collect, a2c.update
@@ -672,9 +666,12 @@ def test_reward_of_a_reset_is_not_counted(scripted, monkeypatch, reward):
     assert distance(twin.agent, run.agent) == 0.0
 
 
-def test_actions_are_stored_as_sampled_and_clipped_for_the_environment(scripted):
-    (actions,) = joined(scripted(), "actions")  # the environment asserts that they are in its space
+def test_actions_are_stored_as_sampled_and_clipped_for_the_environment(scripted, played):
+    (actions,) = joined(scripted(), "actions")
     assert np.abs(actions).max() > 1.5
+    np.testing.assert_array_equal(
+        played, a2c.to_env(actions, gym.make("ScriptedBox-v0").action_space)
+    )
 
 
 def test_statistics_can_be_disabled(scripted):

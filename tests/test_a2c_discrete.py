@@ -20,11 +20,11 @@ from a2c_discrete import (
     value_loss,
 )
 from tests.conftest import assert_refused, checkpoint_of, distance
-from tests.definitions import explained_variance, gae_by_definition, ppo_surrogate
+from tests.definitions import explained_variance, gae_by_definition
 from tests.toys import with_paid_resets
 
 
-class Scripted(SimpleNamespace):
+class GivenRollout(SimpleNamespace):
     """A rollout whose arrays are given."""
 
     tensors = a2c.Rollout.tensors
@@ -167,30 +167,12 @@ def test_policy_gradient_on_every_trajectory(mdp, theta, lam):
         assert error > 1e-2
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_subtracting_the_batch_mean_scales_the_expected_gradient(mdp, theta, size):
-    """The mean of N independent samples contains each sample itself: a factor of 1 - 1/N."""
-    log_pi = theta.log_softmax(-1)
-    samples = list(itertools.product(range(2), repeat=2))  # (state, action)
-    probability = mdp.start.unsqueeze(-1) * log_pi.detach().exp()
-    loss, centred_loss = 0.0, 0.0
-    for batch in itertools.product(samples, repeat=size):
-        states, actions = (list(column) for column in zip(*batch))
-        p, advantages = probability[states, actions].prod(), mdp.reward[states, actions]
-        loss += p * policy_gradient_loss(log_pi[states, actions], advantages)
-        centred = advantages - advantages.mean()
-        centred_loss += p * policy_gradient_loss(log_pi[states, actions], centred)
-    (truth,) = torch.autograd.grad(loss, theta, retain_graph=True)
-    (found,) = torch.autograd.grad(centred_loss, theta)
-    assert truth.abs().max() > 0.05
-    torch.testing.assert_close(found, (1 - 1 / size) * truth, atol=1e-12, rtol=1e-9)
-
-
 def test_norm_adv_scales_the_expected_gradient(mdp):
-    """The same factor in `update`, for all pairs of one-step episodes that start in state 0.
+    """By 1 - 1/N, because the mean of N independent samples contains each sample itself.
 
-    The advantages are +-0.75. The standard deviation is therefore 0.75 if a pair has two different
-    actions. If the actions are equal, the normalised advantages are 0.
+    Here, N is 2: all pairs of one-step episodes that start in state 0. The advantages are +-0.75.
+    The standard deviation is therefore 0.75 if a pair has two different actions. If the actions are
+    equal, the normalised advantages are 0.
     """
     args = replace(PLAIN, num_envs=1, num_steps=2, hidden_sizes=(), norm_adv=True, ent_coef=0.0)
     start, middle = torch.tensor([0.3, -0.2]), mdp.reward[0].mean().item()
@@ -203,7 +185,7 @@ def test_norm_adv_scales_the_expected_gradient(mdp):
         agent.actor[-1].bias.data.copy_(start)
         agent.critic[-1].bias.data.fill_(middle)
         actions = np.array(actions).reshape(2, 1)
-        pair = Scripted(obs=np.zeros((3, 1, 1), "f"), actions=actions, live=end, done=end)
+        pair = GivenRollout(obs=np.zeros((3, 1, 1), "f"), actions=actions, live=end, done=end)
         pair.rewards, pair.terminated, pair.device = rewards[actions], end, torch.device("cpu")
         a2c.update(agent, torch.optim.SGD(agent.actor.parameters(), lr=1.0), pair, args)
         p = start.softmax(-1)[actions].prod()
@@ -214,14 +196,6 @@ def test_norm_adv_scales_the_expected_gradient(mdp):
 
 
 # --- Losses
-
-
-def test_gradient_is_that_of_ppo_at_ratio_one():
-    log_probs = torch.randn(50, dtype=torch.float64, requires_grad=True)
-    advantages = torch.randn(50, dtype=torch.float64)
-    ppo = -ppo_surrogate(log_probs, advantages).mean()
-    a2c_loss = policy_gradient_loss(log_probs, advantages)
-    torch.testing.assert_close(*(torch.autograd.grad(x, log_probs) for x in (ppo, a2c_loss)))
 
 
 def test_clipped_loss_at_ratio_one_has_the_gradient_of_a2c():
@@ -265,17 +239,6 @@ def test_policy_change_estimates_the_kl_divergence():
     actions = torch.multinomial(old.exp(), 100_000, replacement=True)
     found = a2c.policy_change(new[actions], old[actions], 0.2)["approx_kl"].item()
     assert found == pytest.approx((old.exp() * (old - new)).sum().item(), abs=0.004)
-
-
-def test_one_actor_update_computes_no_ratio(recorded, monkeypatch):
-    def refuse(*_):
-        raise AssertionError("a ratio was computed")
-
-    monkeypatch.setattr(a2c, "clipped_loss", refuse)
-    monkeypatch.setattr(a2c, "policy_change", refuse)
-    tags = recorded(critic_updates=3).scalars.keys()
-    assert "losses/policy_loss" in tags
-    assert not tags & {"losses/approx_kl", "losses/clip_fraction"}
 
 
 def test_losses_refuse_shapes_that_would_broadcast():
@@ -345,7 +308,7 @@ def random_rollout(args, seed=0):
     for t in range(1, len(live)):  # the row after the end of an episode is the reset
         live[t] = ~((terminated | truncated) & live)[t - 1]
     rewards, actions = rng.normal(size=shape).astype(np.float32), rng.integers(3, size=shape)
-    return Scripted(
+    return GivenRollout(
         obs=obs,
         actions=actions,
         rewards=rewards,
@@ -357,7 +320,7 @@ def random_rollout(args, seed=0):
 
 
 def changed(rollout, **fields):
-    return Scripted(**vars(rollout) | fields)
+    return GivenRollout(**vars(rollout) | fields)
 
 
 def make_agent(args, seed=0):
@@ -368,7 +331,7 @@ def make_agent(args, seed=0):
     return agent
 
 
-def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
+def reference_update(agent, rollout, args, rate):
     """Do with plain loops and SGD what `update` must do; return the losses."""
     obs, live = torch.from_numpy(rollout.obs), rollout.live
     s, a = obs[:-1][live], torch.from_numpy(rollout.actions[live])
@@ -392,7 +355,7 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
                 advantages = deviations / deviations.pow(2).mean().sqrt()
             pi = torch.distributions.Categorical(logits=agent.actor(s))
             log_probs, entropy = pi.log_prob(a), pi.entropy().mean()
-            gain = surrogate(log_probs, advantages).mean()
+            gain = (log_probs * advantages).mean()
             if args.actor_updates > 1:
                 if k == args.critic_updates - args.actor_updates:
                     old = log_probs.detach()
@@ -415,7 +378,6 @@ def reference_update(agent, rollout, args, rate, surrogate=torch.mul):
     if args.actor_updates > 1:
         losses["approx_kl"] = (ratios - 1 - ratios.log()).mean().item()
         losses["clip_fraction"] = np.mean([not 1 - c <= r <= 1 + c for r in ratios.tolist()])
-        assert 0.1 < losses["clip_fraction"] < 0.9
     return losses | {"grad_norm": np.linalg.norm(norms)}
 
 
@@ -441,7 +403,7 @@ UPDATES = {
 }
 
 
-def assert_same_update(args, surrogate=torch.mul):
+def assert_same_update(args):
     """Compare the weights and the losses after one update with those of the reference."""
     rollout, agent = random_rollout(args), make_agent(args)
     assert [*rollout.terminated[-1, :4]] == [True, False, False, False]
@@ -450,24 +412,18 @@ def assert_same_update(args, surrogate=torch.mul):
     twin = copy.deepcopy(agent)
     groups = [{"params": g["params"]} for g in a2c.make_optimizer(agent, args).param_groups]
     losses = a2c.update(agent, torch.optim.SGD(groups, lr=0.3), rollout, args)
-    want = reference_update(twin, rollout, args, 0.3, surrogate)
+    want = reference_update(twin, rollout, args, 0.3)
     for new, expected in zip(agent.parameters(), twin.parameters()):
         torch.testing.assert_close(new, expected, atol=1e-6, rtol=1e-6)
     assert {type(value) for value in losses.values()} == {float}
-    if surrogate is not torch.mul:
-        del losses["policy_loss"], want["policy_loss"]  # only the gradients are the same
     assert losses == pytest.approx(want, abs=1e-4, rel=1e-4)
+    assert args.actor_updates == 1 or 0 < want["clip_fraction"] < 1
 
 
 @pytest.mark.parametrize("changes", UPDATES.values(), ids=UPDATES)
 def test_update_is_that_of_the_equations(changes):
     defaults = {"ent_coef": 1.0, "gamma": 0.9, "gae_lambda": 0.8}
     assert_same_update(replace(PLAIN, **defaults | changes))
-
-
-@pytest.mark.parametrize("norm_adv", [True, False])
-def test_update_is_that_of_ppo_at_ratio_one(norm_adv):
-    assert_same_update(replace(PLAIN, norm_adv=norm_adv, critic_updates=2), ppo_surrogate)
 
 
 @pytest.mark.parametrize("terminated", [True, False])
@@ -481,7 +437,7 @@ def test_end_in_the_last_row_of_a_rollout(terminated, truncated):
     zero, live = np.zeros((2, 1), "f"), np.ones((2, 1), bool)
     ends = (np.array([[False], [end]]) for end in (terminated, terminated or truncated))
     names = ("obs", "actions", "rewards", "live", "terminated", "done")
-    rollout = Scripted(**dict(zip(names, (obs, zero.astype(int), zero, live, *ends))))
+    rollout = GivenRollout(**dict(zip(names, (obs, zero.astype(int), zero, live, *ends))))
     rollout.device = torch.device("cpu")
     losses = a2c.update(agent, torch.optim.SGD(agent.parameters(), lr=0.0), rollout, args)
     last = -6 if terminated else 0.5 * 10 - 6
@@ -680,10 +636,11 @@ def recorded(tmp_path, monkeypatch):
 
     def run(**changes):
         updates.clear()
+        scalars.clear()
         args = replace(SMALL, **{"log_dir": str(tmp_path)} | changes)
         agent, episodes = a2c.train(args)
         return SimpleNamespace(
-            agent=agent, episodes=episodes, updates=updates.copy(), scalars=scalars
+            agent=agent, episodes=episodes, updates=updates.copy(), scalars=scalars.copy()
         )
 
     update = a2c.update
@@ -731,6 +688,11 @@ def test_rollout_of_scripted_episodes(recorded, mode):
     # It is reported at the step at which it ended, summed over the environments.
     steps = live.sum(1).cumsum()
     assert [step for step, _, _ in run.episodes] == [steps[t] for t, _ in np.argwhere(done)]
+
+
+def test_the_actions_that_are_learned_from_are_those_that_were_played(recorded, played):
+    actions = np.concatenate([r.actions for r in recorded(**SCRIPTED).updates])
+    np.testing.assert_array_equal(played, actions + 5)  # the actions of Scripted begin at 5
 
 
 @pytest.mark.parametrize("reward", [7.0, np.nan])

@@ -11,6 +11,7 @@ import torch
 import ac_td0
 from ac_td0 import Agent, Args, Transition, td_error, two_rate_optimizer
 from tests.conftest import assert_refused, checkpoint_of, distance
+from tests.toys import Scripted
 
 SCRIPT = "ac_td0.py"
 GAMMA = 0.9
@@ -264,6 +265,20 @@ def test_qac_takes_the_action_it_learned_with(steps_of):
     assert all(inside)
     assert not all(across)
     assert {step.action for step in steps} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_actions_that_are_learned_from_are_those_that_were_played(steps_of, monkeypatch, kind):
+    played, step = [], Scripted.step
+
+    def record(env, action):
+        played.append(action)
+        return step(env, action)
+
+    monkeypatch.setattr(Scripted, "step", record)
+    steps, _ = steps_of(critic=kind)
+    # The actions of Scripted begin at 5. Those of the evaluation follow.
+    assert [step.action + 5 for step in steps] == played[: len(steps)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -157,12 +157,10 @@ def test_info_that_changes_does_no_harm(case, mode, changes, tmp_path, register)
 @pytest.mark.usefixtures("time_limit")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium prints the error of the worker
 def test_an_error_of_the_environment_ends_the_run(case, mode, where, tmp_path, register, capsys):
-    """With this error, within seconds, and with a checkpoint."""
+    """With this error and with a checkpoint."""
     register("Crash-v0", "tests.toys:Crashing", where=where, **toy_kwargs(case))
-    start = time.monotonic()
     with pytest.raises(RuntimeError, match="the environment is broken"):
         case.module.train(case.args(tmp_path, env_id="Crash-v0", **flags_for(mode)))
-    assert time.monotonic() - start < 20
     path = checkpoint_of(capsys.readouterr().out)
     state = torch.load(path, weights_only=True)
     assert all(weight.isfinite().all() for weight in state["agent"].values())
@@ -286,7 +284,7 @@ def test_a_missing_moviepy_is_reported_before_training(case, cli, tmp_path, monk
     monkeypatch.setitem(sys.modules, "moviepy", None)
     outcome = cli(case.file, "--capture-video")
     assert_refused(outcome, tmp_path, ["--capture-video: ", "moviepy"])
-    assert "PYTHONPATH" not in outcome.err  # a package is missing, not a module of the user's
+    assert "module:Name" not in outcome.err  # a package is missing, not a module of the user's
 
 
 # Rewards
@@ -422,7 +420,11 @@ def test_a_signal_may_be_swallowed(case, monkeypatch):
             with pytest.raises(SystemExit) if stops else nullcontext():
                 signal.raise_signal(signal.SIGTERM)
 
+    def unhandled(*_):
+        raise AssertionError("main() has set no handler")
+
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, unhandled)  # otherwise, the signal would end pytest
     monkeypatch.setattr(case.module, "train", train)
     monkeypatch.setattr(sys, "argv", [case.file])
     case.module.main()

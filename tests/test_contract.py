@@ -85,8 +85,11 @@ def test_seeds(case, tmp_path, monkeypatch, capsys):
     # A resumed run also continues with the state of the generator, unless its seed is another one.
     saved = torch.load(path, weights_only=True)["rng"]
     assert torch.equal(states[0], saved)
+    run(seed=2)
+    fresh = states[0]
     run(seed=2, resume=path, total_timesteps=800)
     assert not torch.equal(states[0], saved)
+    assert not torch.equal(states[0], fresh)
     assert [len(found) for found in (one, two, more)] == [case.num_envs] * 3
     assert len({*one, *two, *more}) == 3 * len(one)
 
@@ -173,7 +176,8 @@ def test_output_and_tensorboard(case, cli):
     last = events.Scalars("charts/episodic_return")[-1]  # the last report is at the end of training
     assert last.step == int(reached[1])
     assert {e.value for e in events.Scalars("charts/episodic_length")} == {25.0}
-    assert "hyperparameters/text_summary" in events.Tags()["tensors"]
+    (text,) = events.Tensors("hyperparameters/text_summary")
+    assert "\n|seed|3|\n" in text.tensor_proto.string_val[0].decode()
 
 
 def test_logged_return_is_the_mean_since_the_last_report(case, tmp_path, monkeypatch):
@@ -297,12 +301,12 @@ def test_evaluation_does_not_change_the_course_of_training(case, tmp_path):
 
 
 def test_evaluations_are_logged_and_the_best_policy_is_kept(case, tmp_path, monkeypatch, capsys):
-    """Returns of 1, 5, 5 and 3 in the order of the evaluations: the second is the best."""
+    """Returns of -5, -1, -1 and -3 in the order of the evaluations: the second is the best."""
     agents, scalars = [], []
 
     def evaluate(agent, env, num_episodes):
         agents.append(copy.deepcopy(agent))
-        mean = [1.0, 5.0, 5.0, 3.0, 0.0][len(agents) - 1]
+        mean = [-5.0, -1.0, -1.0, -3.0, -6.0][len(agents) - 1]
         return [mean - 1, mean + 1]
 
     def add_scalar(writer, tag, value, step):
@@ -315,8 +319,8 @@ def test_evaluations_are_logged_and_the_best_policy_is_kept(case, tmp_path, monk
     args = case.args(tmp_path, total_timesteps=1000, eval_interval=300)
     case.module.train(args)
     out = capsys.readouterr().out
-    assert out.splitlines()[-1] == "evaluation: return 0.00 +- 1.00 over 2 episodes"
-    assert [value for _, value in scalars] == [1.0, 5.0, 5.0, 3.0]
+    assert out.splitlines()[-1] == "evaluation: return -6.00 +- 1.00 over 2 episodes"
+    assert [value for _, value in scalars] == [-5.0, -1.0, -1.0, -3.0]
     # Evaluate at the first update at or after each multiple of 300, and at the end.
     for (step, _), wanted in zip(scalars, (300, 600, 900, 1000)):
         assert wanted <= step <= wanted + case.steps * case.num_envs
@@ -704,9 +708,17 @@ def test_evaluation_is_greedy_and_seeded(case):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_activation(case, activation):
-    agent = case.agent(2, 2, activation=activation)
-    assert type(agent.actor[1]).__name__.lower() == activation
+def test_all_networks_use_the_activation(case, activation):
+    kinds = {torch.nn.Tanh: "tanh", torch.nn.ReLU: "relu"}
+    modules = case.agent(2, 2, activation=activation).modules()
+    found = [kinds[type(module)] for module in modules if type(module) in kinds]
+    assert found == [activation] * 2 * len(case.args("nowhere").hidden_sizes)
+
+
+def test_the_value_critic_starts_with_weights_of_norm_1_in_its_last_layer(case):
+    if case.name == "ddpg":
+        pytest.skip("starts near 0, as in the paper")
+    assert case.agent(4, 2).critic[-1].weight.norm().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("space", ["discrete", "multidiscrete", "dict", "box", "number"])

@@ -65,6 +65,13 @@ class Silent(gym.Env):
         assert joint in ("hinge", "slide")
 
 
+class Unmade(gym.Env):
+    """Raises the given error when it is made."""
+
+    def __init__(self, error):
+        raise error
+
+
 class Identity(gym.Env):
     """Pays 1 for the action that was observed; an episode has 25 steps.
 
