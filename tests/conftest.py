@@ -43,6 +43,7 @@ class Case:
     other_task: str  # an environment like the default one, to test that its checkpoint is refused
     other_kind: tuple[str, str]  # an environment with unsuitable actions, and the script for it
     parts: set[str]  # the entries of a checkpoint that hold weights, optimizers and buffers
+    losses: tuple[str, ...]  # what update() returns and the script checks
     entropy: bool = True  # whether the policy is a distribution
     idle: dict = field(default_factory=dict)  # flags for a long run that does not need to learn
 
@@ -97,6 +98,7 @@ CASES = [
         small={"num_envs": 4, "num_steps": 8},
         steps=8,
         parts={"agent", "optimizer"},
+        losses=("policy_loss", "value_loss", "grad_norm"),
         **DISCRETE,
     ),
     Case(
@@ -106,6 +108,7 @@ CASES = [
         small={"num_envs": 4, "num_steps": 8, "critic_updates": 2},
         steps=8,
         parts={"agent", "optimizer"},
+        losses=("policy_loss", "value_loss", "grad_norm"),
         **CONTINUOUS,
     ),
     Case(
@@ -115,6 +118,7 @@ CASES = [
         small={"num_envs": 4, "critic_updates": 2},
         steps=25,
         parts={"agent", "optimizer"},
+        losses=("policy_loss", "value_loss", "grad_norm"),
         **DISCRETE,
     ),
     Case(
@@ -124,6 +128,7 @@ CASES = [
         small={},
         steps=1,
         parts={"agent", "optimizer"},
+        losses=("delta", "log_prob"),
         **DISCRETE,
     ),
     Case(
@@ -133,6 +138,7 @@ CASES = [
         small={"learning_starts": 25, "batch_size": 16, "hidden_sizes": (32, 32)},
         steps=1,
         parts={"agent", "target", "actor_optimizer", "critic_optimizer", "buffer"},
+        losses=("policy_loss", "value_loss"),
         entropy=False,
         idle={"learning_starts": 100_000},
         **CONTINUOUS,

@@ -118,10 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=["train", "sweep"])
     parser.add_argument("scripts", nargs="*", default=["a2c_discrete", "ddpg"], help="for train")
-    parser.add_argument("--minutes", type=float, default=10, help="at least 2")
+    parser.add_argument("--minutes", type=float, default=10, help="at least 3")
     parser.add_argument("--out", type=Path, help="CSV file for the samples")
-    parser.add_argument("--calls", type=int, default=200, help="for sweep; at least 20")
+    parser.add_argument("--calls", type=int, default=200, help="for sweep; at least 40")
     options = parser.parse_args()
+    if options.minutes < 3 or options.calls < 2 * WARM_UP_CALLS:
+        parser.error(f"--minutes must be at least 3 and --calls at least {2 * WARM_UP_CALLS}")
     sys.exit(not {"train": train, "sweep": sweep}[options.what](options))
 
 

@@ -119,9 +119,9 @@ the speed of a resumed run includes earlier steps
 - (self.step - self.start_step) / (self.report_time
 + self.step / (self.report_time
 
-the flags are not logged
-- |flag|value|\n|-|-|\n{rows}
-+ |flag|value|\n|-|-|\n
+the values of the flags are not logged
+- f"|{name}|{value}|
++ f"|{name}|0|
 
 a resumed run with another seed has the saved random numbers
 - torch.manual_seed((self.args.seed + self.step) % 2**64)  # GPU generators are not saved
@@ -219,6 +219,10 @@ greedy actions are sampled
 +         if True:
 """
 A2C = """
+the critic's last layer starts small
+- args.activation, gain=1.0)
++ args.activation, gain=0.01)
+
 bootstrap at a terminal state
 - gamma * values[1:] * (terminated == 0)
 + gamma * values[1:]
@@ -466,7 +470,11 @@ the shared body is not shared
 + nn.Sequential(*self.critic[:-1], self.critic[-1])
 """
 A2C_DISCRETE = """
-the physics is the same in every episode
+the environment gets another sample than the one that is stored
+- to_env(self.actions[t],
++ to_env(agent.act(obs).cpu().numpy(),
+
+the wind has the same power in every episode
 - wind_power = float(np.clip(normal(15.0, 2.0), 0.01, 19.99))
 + wind_power = 15.0
 
@@ -483,6 +491,14 @@ the evaluation is on the random physics, too
 + wrappers, env = [DomainRandomization, PlainEnv], DomainRandomization(env)
 """
 A2C_CONTINUOUS = """
+rewards that are all 0 become NaN
+- std = (agent.return_statistics.var.item() + 1e-8) ** 0.5
++ std = np.float64(agent.return_statistics.var.item()) ** 0.5
+
+the environment's actions are clipped to less than the bounds
+- to_env(self.actions[t],
++ to_env(self.actions[t].clip(-0.9, 0.9),
+
 the actor's last layer starts large
 - args.activation, gain=0.01)
 + args.activation, gain=1.0)
@@ -655,6 +671,10 @@ rewards are always scaled
 + if True:
 """
 AC_TD0 = """
+the environment gets another sample than the one that is learned from
+- env.step(to_env(action, env.action_space))
++ env.step(to_env(sample(log_pi.detach()).item(), env.action_space))
+
 bootstrap at a terminal state
 - gamma * (1 - terminated) * next_value
 + gamma * next_value
@@ -789,6 +809,14 @@ returns add up over the episodes
 + self.episode_length[i] = 0
 """
 REINFORCE = """
+the environment gets another sample than the one that is stored
+- to_env(actions, envs.single_action_space)
++ to_env(agent.act(torch.from_numpy(all_obs[-1])).numpy(), envs.single_action_space)
+
+the moving average starts at 1
+- torch.zeros(()))
++ torch.ones(()))
+
 the last step but one has no successor
 - reversed(range(len(rewards) - 1))
 + reversed(range(len(rewards) - 2))
@@ -1007,6 +1035,26 @@ each iteration has the same seed
 + play(agent, envs, seed=args.seed)
 """
 DDPG = """
+the twin critics start equal
+- self.critics = nn.ModuleList(critics)
++ self.critics = nn.ModuleList([critics[0], copy.deepcopy(critics[0])][: len(critics)])
+
+Ornstein-Uhlenbeck noise is not added
+- return (action + noise).clamp(-1, 1).numpy(), noise
++ return (action + noise * (args.noise != "ou")).clamp(-1, 1).numpy(), noise
+
+only the new part of the noise is added
+- return (action + noise).clamp(-1, 1).numpy(), noise
++ return (action + (noise if args.noise == "learned" else fresh)).clamp(-1, 1).numpy(), noise
+
+half a batch is sampled
+- buffer.sample(args.batch_size)
++ buffer.sample(max(1, args.batch_size // 2))
+
+the critics always use relu
+- mlp(sizes, args.activation)
++ mlp(sizes, "relu")
+
 bootstrap at a terminal state
 - gamma * (1 - terminated) * next_q
 + gamma * next_q

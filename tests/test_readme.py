@@ -260,21 +260,6 @@ def test_random_physics():
     assert words.format(*means) in WORDS
 
 
-@pytest.mark.parametrize(
-    ("script", "env", "variant"),
-    [
-        ("reinforce_baseline", "CartPole-v1", "value"),
-        ("ac_td0", "CartPole-v1", "v"),
-        ("a2c_discrete", "CartPole-v1", ""),
-        ("a2c_continuous", "Pendulum-v1", ""),
-        ("ddpg", "Pendulum-v1", ""),
-    ],
-)
-def test_training_times(script, env, variant):
-    (line,) = re.findall(rf"^\| `{script}.py` \|.*$", README, re.M)
-    assert f" {env}, {table.duration(table.rows_of(script, env, variant))} " in line
-
-
 def pairs(name, pattern=""):
     """Rows of ours and of the run that followed on the same core, where the flags match."""
     rows = rows_of(name)
@@ -352,38 +337,48 @@ def test_where_the_time_of_an_update_goes():
     assert words.format(**shares) in EVIDENCE_WORDS
 
 
-def test_what_was_tried():
-    """The numbers of tuning runs in benchmarks/README.md."""
+# "What was tried" in benchmarks/README.md
+
+
+def with_flags(rows, *words):
+    """The rows whose flags contain all of these words."""
+    return [row for row in rows if all(word in row["flags"] for word in words)]
+
+
+def steps_to_threshold(rows, flags):
+    return [float(r["steps_to_threshold"] or "inf") for r in rows if r["flags"] == flags]
+
+
+def test_tried_on_cartpole():
     rows = rows_of("a2c_discrete-cartpole-tried")
-    for budget, words in (("150000", "150k steps, 17 of 20"), ("250000", "250k steps, all 20")):
-        runs = [r for r in rows if r["flags"] == f"--total-timesteps {budget} --target-return 475"]
-        solved = sum(row["steps_to_threshold"] != "" for row in runs)
-        assert (len(runs), solved) == (20, 17 if "17" in words else 20)
-        assert words in EVIDENCE_WORDS
-    fewer = {n: f"--total-timesteps 150000 --num-envs {n} --target-return 475" for n in (8, 16)}
-    fewer[32] = "--total-timesteps 150000 --target-return 475"
-    steps = {
-        n: [float(r["steps_to_threshold"] or "inf") for r in rows if r["flags"] == flags]
-        for n, flags in fewer.items()
-    }
-    assert [(len(steps[n]), sum(np.isfinite(steps[n]))) for n in (8, 16)] == [(20, 19)] * 2
+    for budget, count, words in (("150000", 17, "17 of 20"), ("250000", 20, "all 20")):
+        steps = steps_to_threshold(rows, f"--total-timesteps {budget} --target-return 475")
+        assert (len(steps), sum(np.isfinite(steps))) == (20, count)
+        assert f"{budget[:3]}k steps, {words}" in EVIDENCE_WORDS
+    medians = []
+    for environments in (" --num-envs 8", " --num-envs 16", ""):
+        flags = f"--total-timesteps 150000{environments} --target-return 475"
+        steps = steps_to_threshold(rows, flags)
+        assert not environments or (len(steps), sum(np.isfinite(steps))) == (20, 19)
+        medians.append(round(np.median(steps) / 1000))
     words = "after a median of {}k and {}k instead of {}k steps"
-    assert words.format(*(round(np.median(s) / 1000) for s in steps.values())) in EVIDENCE_WORDS
-    rows = rows_of("reinforce_baseline-elite-tried")
+    assert words.format(*medians) in EVIDENCE_WORDS
+
+
+def test_tried_with_cem():
     solved = {}
-    for row in rows:
-        if rate := re.search(r"--elite-share \S+ --actor-lr (\S+)", row["flags"]):
-            runs = solved.setdefault(rate[1], {}).setdefault(row["flags"], [])
-            runs.append(row["steps_to_threshold"] != "")
-    assert [sum(runs) for runs in solved["3e-3"].values()] == [5, 5, 5]
-    assert (
-        "With 1e-2, {}, {} and {} of 5 seeds do.".format(
-            *(sum(runs) for runs in solved["1e-2"].values())
-        )
-        in EVIDENCE_WORDS
-    )
-    rows = rows_of("a2c_continuous-ppo-tried")
-    rows = [r for r in rows if "--log-std-init -1 " in r["flags"] and "5e-4" in r["flags"]]
+    for row in with_flags(rows_of("reinforce_baseline-elite-tried"), "--actor-lr"):
+        rate = re.search(r"--actor-lr (\S+)", row["flags"])[1]
+        runs = solved.setdefault(rate, {}).setdefault(row["flags"], [])
+        runs.append(row["steps_to_threshold"] != "")
+    counts = {rate: [sum(runs) for runs in found.values()] for rate, found in solved.items()}
+    assert counts["3e-3"] == [5, 5, 5]
+    words = "With 1e-2, {}, {} and {} of 5 seeds do."
+    assert words.format(*counts["1e-2"]) in EVIDENCE_WORDS
+
+
+def test_tried_with_ppo_advantages_computed_once():
+    rows = with_flags(rows_of("a2c_continuous-ppo-tried"), "--log-std-init -1 ", "5e-4")
     words = {
         "Walker2d": "from {:.0f} to {:.0f} for seed 0 and from {:.0f} to {:.0f} for seed 1, and on",
         "Hopper": "on Hopper from {:.0f} to {:.0f} and from {:.0f} to {:.0f} (the",
@@ -391,62 +386,70 @@ def test_what_was_tried():
     for env, text in words.items():
         found = {
             (r["advantages_computed"], r["seed"]): float(r["eval_mean"])
-            for r in rows
-            if env in r["flags"]
+            for r in with_flags(rows, env)
         }
         numbers = [found[kind, seed] for seed in "01" for kind in ("each step", "once")]
         assert text.format(*numbers) in EVIDENCE_WORDS
-    rows = [r for r in rows_of("a2c_continuous-ppo-tried") if "HalfCheetah" in r["flags"]]
-    rows = [r for r in rows if "--log-std-init -0.5" in r["flags"]]
-    numbers = [float(r["eval_mean"]) for r in rows if "--num-envs 8" in r["flags"]]
+
+
+def test_tried_with_ppo_rollouts():
+    rows = with_flags(rows_of("a2c_continuous-ppo-tried"), "--log-std-init -0.5")
+    rows = with_flags(rows, "--actor-lr 3e-4", "--optimizer adam")
+    found = {}
+    for row in rows:
+        env, num_envs = (re.search(p, row["flags"])[1] for p in (r"(\w+)-v5", r"--num-envs (\d)"))
+        found[env, num_envs, row["seed"]] = float(row["eval_mean"])
+    numbers = [found["HalfCheetah", "8", seed] for seed in "01"]
     assert "it is {:.0f} and {:.0f} with seeds 0 and 1".format(*numbers) in EVIDENCE_WORDS
-    assert max(numbers) < min(
-        table.column(table.rows_of("a2c_continuous", "HalfCheetah-v5", "ppo"), "eval_mean")
-    )
-    rows = [r for r in rows_of("a2c_continuous-ppo-tried") if "--log-std-init -0.5" in r["flags"]]
-    rows = [r for r in rows if "--actor-lr 3e-4" in r["flags"] and "--optimizer adam" in r["flags"]]
-    found = {
-        (env, num_envs): float(r["eval_mean"])
-        for env, seed in (("HalfCheetah", "0"), ("Walker2d", "1"))
-        for num_envs in (8, 4)
-        for r in rows
-        if r["seed"] == seed and env in r["flags"] and f"--num-envs {num_envs} " in r["flags"]
-    }
-    numbers = [found[env, n] for env in ("HalfCheetah", "Walker2d") for n in (8, 4)]
+    reporting = table.rows_of("a2c_continuous", "HalfCheetah-v5", "ppo")
+    assert max(numbers) < table.column(reporting, "eval_mean").min()
+    numbers = [
+        found[env, n, seed] for env, seed in (("HalfCheetah", "0"), ("Walker2d", "1")) for n in "84"
+    ]
     words = "changed the return on HalfCheetah from {:.0f} to {:.0f} for seed 0, but also changed "
     words += "the return on Walker2d from {:.0f} to {:.0f} for seed 1"
     assert words.format(*numbers) in EVIDENCE_WORDS
+
+
+def test_tried_with_qac():
     rows = rows_of("ac_td0-tried")
     failed = [r for r in rows if r["flags"] == "--env-id Acrobot-v1 --critic q --actor-lr 1e-4"]
     assert [(r["seed"], float(r["eval_mean"])) for r in failed] == [
         (seed, -500) for seed in ("100", "101", "102")
     ]
-    rows = [r for r in rows if "--gamma 0.9 " in r["flags"]]
-    solved = [r["solved"] for r in rows if "-lr 3e-4 --env-id Acrobot-v1" in r["flags"]]
+    rows = with_flags(rows, "--gamma 0.9 ")
+    solved = [r["solved"] for r in with_flags(rows, "-lr 3e-4 --env-id Acrobot-v1")]
     assert sorted(solved) == ["0", "1", "1"]
     assert "two of three runs reach" in EVIDENCE_WORDS
-    cart = [float(r["eval_mean"]) for r in rows if "--target-return 475" in r["flags"]]
+    cart = table.column(with_flags(rows, "--target-return 475"), "eval_mean")
     words = "are {:.0f} with `--actor-lr 1e-4`, and {:.0f} and {:.0f} with the default"
     assert words.format(*cart) in EVIDENCE_WORDS
+
+
+def test_tried_with_small_networks_in_ddpg():
     flags = "--hidden-sizes 64 64 --policy-frequency 2 --learning-starts 3000"
     rows = [r for r in rows_of("ddpg-small") if r["flags"] == flags]
     failed = [x for x in table.column(rows, "eval_mean") if x < -200]
     assert (len(rows), len(failed)) == (10, 3)
     words = f"three of ten seeds fail ({max(failed):.0f} to {min(failed):.0f})"
     assert f"`{flags}`, {words}" in EVIDENCE_WORDS
+
+
+def test_tried_with_ddpg_on_lunar_lander():
     rows = [r for r in rows_of("ddpg-tried") if r["env"] == "LunarLanderContinuous-v3"]
     flags = "--total-timesteps 300000 --gamma 0.98 --batch-size 128 --learning-starts 10000"
     returns = table.column([r for r in rows if r["flags"] == flags], "eval_mean")
     assert len(returns) == 5
     words = f"five seeds give returns from {returns.min():.0f} to {returns.max():.0f}"
     assert f"with the default noise of 0.1, {words}" in EVIDENCE_WORDS
-    flags += " --actor-lr 3e-4 --critic-lr 3e-4"
-    (ended,) = table.column([r for r in rows if r["flags"] == flags], "eval_mean")
+    (ended,) = table.column(with_flags(rows, "--actor-lr 3e-4 --critic-lr 3e-4"), "eval_mean")
     assert f"A run with lower learning rates ended at {ended:.0f} (seed 0)." in EVIDENCE_WORDS
-    last = {}
-    for row in rows_of("ddpg-tried-curves"):
-        last[row["flags"], row["seed"]] = int(row["step"])
+    last = {(r["flags"], r["seed"]): int(r["step"]) for r in rows_of("ddpg-tried-curves")}
     assert sum(step < 150_000 for step in last.values()) == 5
+    assert "Five other runs" in EVIDENCE_WORDS
+
+
+def test_tried_with_fewer_steps_of_ddpg():
     rows = rows_of("ddpg-budget-tried-curves")
     rows = [(int(r["step"]), float(r["eval_return"])) for r in rows if "batch" not in r["flags"]]
     for first, last, failed, total in (
@@ -548,8 +551,7 @@ def test_tanh_on_pendulum():
     assert words.format(*found.pop("--activation tanh --gamma 0.9")) in EVIDENCE_WORDS
     words = "one critic step, the returns are {:.0f}, {:.0f} and {:.0f}."
     assert words.format(*found.pop("--critic-updates 1 --gamma 0.9")) in EVIDENCE_WORDS
-    pairs = [few for flags, few in found.items() if "tanh" in flags and len(few) == 2]
-    returns = [x for pair in pairs for x in pair]
+    returns = [x for flags, few in found.items() if "tanh" in flags and len(few) == 2 for x in few]
     assert len(returns) == 12
     assert f"The best of these twelve returns is {max(returns):.0f}." in EVIDENCE_WORDS
 
@@ -627,10 +629,10 @@ def test_every_flag_and_function_that_is_named_exists():
     others += "".join((ROOT / "tests" / f"{n}.py").read_text() for n in ("endurance", "mutants"))
     flags = set(re.findall(r"--(?:no-)?([a-z][a-z-]+)", README + EVIDENCE))
     flags -= {"help", "logdir", "no-", "with", "head", "address", "quiet"}
-    known = {
-        name.replace("_", "-")
-        for name in re.findall(r"^    (\w+): ", "".join(scripts.values()) + others, re.M)
-    }
+    known = {name for case in CASES for name in case.module.Args.__dataclass_fields__}
+    peers = (ROOT / "benchmarks" / "peers.py").read_text()
+    known |= set(re.findall(r"^    (\w+): ", peers[peers.index("class Args") :], re.M))
+    known = {name.replace("_", "-") for name in known}
     known |= set(re.findall(r'"--([a-z-]+)"', others))
     assert flags - known == set()
     for function, script in re.findall(r"`(\w+)` in `(\w+\.py)`", README):

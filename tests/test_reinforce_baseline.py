@@ -162,13 +162,13 @@ def test_a_baseline_that_depends_on_the_action_is_detected(mdp):
 LENGTHS = np.array([9, 4, 6])
 
 
-def random_episodes(seed=0, lengths=LENGTHS, obs_size=2):
-    """Three episodes; a time limit ended the first, which is the longest, and the second."""
+def random_episodes(seed=0, lengths=LENGTHS):
+    """Episodes of the given lengths; a time limit ended the first two, termination the others."""
     rng = np.random.default_rng(seed)
     lengths, T, N = np.array(lengths), max(lengths), len(lengths)
     live = np.arange(T)[:, None] < lengths
     return Episodes(
-        obs=rng.normal(size=(T + 1, N, obs_size)).astype("f"),
+        obs=rng.normal(size=(T + 1, N, 2)).astype("f"),
         actions=rng.integers(2, size=(T, N)),
         rewards=(rng.normal(size=(T, N)) * live).astype("f"),
         terminated=(np.arange(T)[:, None] == lengths - 1) & (np.arange(N) >= 2),
@@ -763,16 +763,15 @@ def test_the_best_share_needs_no_baseline(baseline):
     Args(baseline=baseline, elite_share=0.0)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--baseline", "median"], ["--baseline", "value"]),
-        (["--mean-decay", "2"], ["--mean-decay must be in [0, 1], got 2"]),
-        (["--elite-share", "0.2"], ["--elite-share requires --baseline none"]),
-        (["--elite-share", "1.5"], ["--elite-share must be in [0, 1], got 1.5"]),
-        (["--num-envs", "0"], ["--num-envs must be in [1, inf], got 0"]),
-    ],
-    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
-)
+BAD_INPUT = [
+    (["--baseline", "median"], ["--baseline", "value"]),
+    (["--mean-decay", "2"], ["--mean-decay must be in [0, 1], got 2"]),
+    (["--elite-share", "0.2"], ["--elite-share requires --baseline none"]),
+    (["--elite-share", "1.5"], ["--elite-share must be in [0, 1], got 1.5"]),
+    (["--num-envs", "0"], ["--num-envs must be in [1, inf], got 0"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_INPUT, ids=[" ".join(x) for x, _ in BAD_INPUT])
 def test_bad_input(cli, tmp_path, flags, words):
     assert_refused(cli(SCRIPT, *flags), tmp_path, words)

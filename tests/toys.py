@@ -20,11 +20,12 @@ class Scripted(gym.Env):
     metadata = {"render_modes": []}  # noqa: RUF012
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
-    def __init__(self, lengths=(3, 2, 4), ends="tub", box=False):
+    lengths, ends = (3, 2, 4), "tub"
+
+    def __init__(self, box=False):
         bounds = np.array([[-1, 2], [3, 2.5]], np.float32)
         self.action_space = spaces.Box(*bounds) if box else spaces.Discrete(3, start=5)
-        self.lengths, self.ends, self.episode, self.actions = lengths, ends, -1, []
-        self.seeds = []
+        self.episode, self.actions, self.seeds = -1, [], []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -378,11 +379,3 @@ toys = [Scripted, Identity, Poisoned, Picture, Sentence, Needy, Endless, Steady,
 for toy in [*toys, Crashing]:
     gym.register(f"{toy.__name__}-v0", toy)
     gym.register(f"{toy.__name__}Box-v0", toy, kwargs={"box": True})
-
-spaces_to_refuse = {
-    "Unbounded-v0": spaces.Box(np.array([-1, -np.inf]), np.array([1, 1]), dtype=np.float64),
-    "Matrix-v0": spaces.Box(-1, 1, (2, 2)),
-    "Integers-v0": spaces.Box(0, 5, (2,), np.int64),
-}
-for name, space in spaces_to_refuse.items():
-    gym.register(name, Actions, kwargs={"space": space})
