@@ -177,6 +177,43 @@ def test_generated_command_lines(case, cli, tmp_path, monkeypatch, number):
     check()
 
 
+# A value for each number and text that differs from all defaults.
+UNUSUAL = {"total_timesteps": 90, "num_envs": 3, "num_steps": 7, "critic_updates": 2, "seed": 7}
+UNUSUAL |= {"gamma": 0, "gae_lambda": 1, "mean_decay": 1, "tau": 1, "clip_coef": 0, "ent_coef": 9}
+UNUSUAL |= {"actor_lr": 1e-30, "critic_lr": 0, "vf_coef": 0, "proximal_coef": 1e30}
+UNUSUAL |= {"actor_updates": 2, "max_grad_norm": 0, "log_std_init": -5, "elite_share": 1e-9}
+UNUSUAL |= {"exploration_noise": 1e30, "policy_noise": 9, "noise_clip": 0, "policy_frequency": 3}
+UNUSUAL |= {"buffer_size": 31, "batch_size": 40, "learning_starts": 2, "eval_episodes": 2}
+UNUSUAL |= {"eval_interval": 1, "target_return": -1e300, "checkpoint_interval": 1e300}
+UNUSUAL |= {"torch_threads": 2, "log_dir": "ünï code/a", "env_kwargs": '{"n": 5}'}
+OTHER_TESTS = {"env_id", "capture_video", "resume", "shared_body", "randomize_domain"}
+
+
+def test_every_flag_takes_another_value(case, cli, tmp_path, monkeypatch):
+    """All of them in one run; OTHER_TESTS are flags that need other environments or flags."""
+    monkeypatch.chdir(tmp_path)
+    words = []
+    for name, hint in get_type_hints(case.module.Args, include_extras=True).items():
+        default, flag = getattr(case.module.Args, name), name.replace("_", "-")
+        if name in OTHER_TESTS:
+            continue
+        if isinstance(default, bool):
+            words.append(f"--no-{flag}" if default else f"--{flag}")
+        elif get_origin(hint) is Literal:
+            *_, last = (choice for choice in get_args(hint) if choice != default)
+            words += [f"--{flag}", "none" if name == "baseline" else last]  # for --elite-share
+        elif name == "hidden_sizes":
+            words += ["--hidden-sizes", "1", "3", "1"]
+        else:
+            words += [f"--{flag}", UNUSUAL[name]]
+    outcome = cli(case.file, "--env-id", case.toy, *words)
+    assert outcome.status == 0, outcome.err
+    assert_clear_end(outcome, tmp_path)
+    saved = case.module.load(checkpoint_of(outcome.out))["args"]
+    defaults = {name: getattr(case.module.Args, name) for name in saved}
+    assert {name for name in saved if saved[name] == defaults[name]} <= OTHER_TESTS
+
+
 REFUSED = [["--log-dir", "~nobody-here/x"], ["--resume", "~nobody-here/x"], ["--resume", ""]]
 REFUSED += [["--env-kwargs", "[" * 50_000], ["--torch-threads", 3_000_000_000]]
 
