@@ -219,7 +219,7 @@ class GlobalRandom(gym.Env):
     def step(self, action):
         self.t += 1
         obs = np.random.uniform(-1, 1, 2).astype(np.float32)
-        return obs, random.random(), False, self.t == 20, {}
+        return obs, random.random() + np.random.random(), False, self.t == 20, {}
 
     def ignores_ctrl_c(self):
         return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
