@@ -741,7 +741,7 @@ class Run(AbstractContextManager):
             if self.args.seed == state["args"]["seed"]:
                 torch.set_rng_state(state["rng"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            detail = str(error).strip().splitlines()[-1].strip()
+            detail = (str(error).strip() or repr(error)).splitlines()[-1].strip()
             reason = f"does not match these flags or the spaces of {self.args.env_id}: {detail}"
             raise InputError(f"--resume {path}: {reason}") from error
 
