@@ -15,19 +15,19 @@ independent of the state and clamped to [-5, 2]. The action bounds map to -1 and
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
 beta and kappa are coefficients, w is the vector of V's weights, and w_old is w before the update.
-Additions for continuous actions, and for observations and rewards on any scale above about 1e-3:
+Additions for continuous actions, and for observations and rewards with a std above about 1e-3:
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - R[t] = r[t+1] + gamma R[t-1] is the discounted sum of the episode's rewards so far. Rewards are
   divided by the standard deviation of R and clipped to [-10, 10]. Their mean is not subtracted.
-- Both use running statistics, which are frozen during evaluation. Those of R are updated before
-  update(), those of the observations after it, because they change pi.
+- Both scalings use running statistics, which are frozen during evaluation. Those of R are updated
+  before update(). Those of the observations change pi, so they are updated after it.
 
 As in a2c_discrete.py, A[t+1] is treated as 0 if the episode or the rollout ends at step t. At a
 time limit, or if only the rollout ends, delta bootstraps from s[t+1]. Each of the K critic steps
-recomputes A and G, and the last one also updates the actor. If K > 1, V is first fitted to the same
-rollout, which biases the policy gradient. With --actor-updates E > 1, the last E steps use PPO's
-loss, and A and G are computed once. A is normalised, gradients are clipped, and gamma^t is omitted.
+(--critic-updates) recomputes A and G, and the last one also updates the actor. If K > 1, fitting V
+first biases the policy gradient. With --actor-updates E > 1, the last E steps use PPO's loss, and
+A and G are computed once. A is normalised, gradients are clipped, and gamma^t is omitted.
 
     python a2c_continuous.py         learns Pendulum-v1 in about a minute; the last line looks like
                                      `evaluation: return -135.00 +- 80.00 over 10 episodes`
@@ -90,7 +90,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # scales the value loss; matters with clipping, kappa or shared body
+    vf_coef: NonNegative = 0.5  # value-loss weight; only matters with clipping, kappa, shared body
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -119,7 +119,7 @@ class Args:
     def __post_init__(self) -> None:
         check_flags(self)
         if self.shared_body and self.critic_updates > 1:
-            raise InputError("--shared-body requires --critic-updates 1: critic steps change pi")
+            raise InputError("--shared-body needs --critic-updates 1: critic-only steps change pi")
         if self.actor_updates > self.critic_updates:
             raise InputError(f"--actor-updates must be <= --critic-updates {self.critic_updates}")
 
@@ -223,7 +223,7 @@ class Agent(nn.Module):
         self.critic = mlp((*sizes, 1), args.activation, gain=1.0)
         if args.shared_body:
             self.critic = nn.Sequential(*self.actor[:-1], self.critic[-1])
-        # As part of the actor, log_std shares its learning rate and clipping; update() clamps it.
+        # log_std is in the actor, so it shares the actor's learning rate and gradient clipping.
         self.actor.log_std = nn.Parameter(torch.full((act_size,), args.log_std_init))
         self.obs_statistics = RunningStatistics(obs_size) if args.norm_obs else nn.Identity()
         self.return_statistics = RunningStatistics()
@@ -239,7 +239,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        """Sample from pi, or take its mean, for to_env(): (..., obs_size) -> (..., act_size)."""
+        """Sample from pi, or take its mean, unclipped: (..., obs_size) -> (..., act_size)."""
         mean, log_std = self.mean_and_log_std(obs)
         return mean if greedy else mean + log_std.exp() * torch.randn_like(mean)
 
@@ -304,7 +304,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)  # initial step size: lr / sqrt(0.01) = 10 lr
+    return torch.optim.RMSprop(groups, foreach=True)  # first step: lr / sqrt(1 - alpha) = 10 lr
 
 
 def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
@@ -424,7 +424,7 @@ def check_flags(args: Args) -> None:
         kind = type(getattr(Args, name))  # the type of the default
         if isinstance(value, np.generic | np.ndarray | list | tuple):
             value = np.asarray(value).tolist()
-        if isinstance(value, list | Path):  # checkpoints can only hold built-in types
+        if isinstance(value, list | Path):  # lists become tuples; checkpoints cannot hold a Path
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
@@ -468,7 +468,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
+        """Call the environment; turn an error that cannot be pickled into a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -598,7 +598,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
+        reason = "file or checkpoint.pt not found" if missing else "not a readable checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -660,7 +660,7 @@ class Run(AbstractContextManager):
                 raise NotFinite(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and steps are (N,)."""
+        """Add steps and rewards; with N environments, reward, done and steps are (N,)."""
         self.reset_seed = None  # only the first reset is seeded
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
@@ -707,7 +707,7 @@ class Run(AbstractContextManager):
             self.save()
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
+        """Write a checkpoint, first to a temporary file, so that a kill damages no existing one."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise NotFinite(f"step {self.step}: NaN or inf in weights")
@@ -790,7 +790,7 @@ def main() -> None:
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # background jobs may ignore SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

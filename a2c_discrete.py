@@ -21,9 +21,9 @@ Notes and differences from the sources:
 - If K > 1, V is first fitted to the same rollout, so V(s[t]) depends on a[t]. This biases the
   policy gradient. Schulman et al. (2016, section 6.1) therefore update V after the policy.
 - With --actor-updates E > 1, the last E steps also update the actor, with PPO's loss (Schulman et
-  al. 2017, eq. 7), -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)]. The ratio is pi(a|s) /
-  pi_old(a|s), where pi_old collected the rollout. It starts at 1, where the gradient is A2C's.
-  A and G are computed once, which avoids the bias of K > 1. There are no minibatches.
+  al. 2017, eq. 7), -mean[min(ratio A, clip(ratio, 1 - c, 1 + c) A)], c = --clip-coef. The ratio is
+  pi(a|s) / pi_old(a|s), where pi_old collected the rollout. It starts at 1, where the gradient is
+  A2C's. A and G are computed once, which avoids the bias of K > 1. There are no minibatches.
 - The environments run in lockstep, not in A3C's asynchronous threads.
 - The actor and the critic share no weights, unless --shared-body is set.
 - In L_actor, A is normalised over the batch. Each network's gradient is clipped. Adam is used.
@@ -89,7 +89,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # scales the value loss; matters with clipping, kappa or shared body
+    vf_coef: NonNegative = 0.5  # value-loss weight; only matters with clipping, kappa, shared body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -116,7 +116,7 @@ class Args:
     def __post_init__(self) -> None:
         check_flags(self)
         if self.shared_body and self.critic_updates > 1:
-            raise InputError("--shared-body requires --critic-updates 1: critic steps change pi")
+            raise InputError("--shared-body needs --critic-updates 1: critic-only steps change pi")
         if self.actor_updates > self.critic_updates:
             raise InputError(f"--actor-updates must be <= --critic-updates {self.critic_updates}")
 
@@ -264,7 +264,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)  # initial step size: lr / sqrt(0.01) = 10 lr
+    return torch.optim.RMSprop(groups, foreach=True)  # first step: lr / sqrt(1 - alpha) = 10 lr
 
 
 def advantages_and_returns(rollout: Rollout, values: Tensor, args: Args) -> tuple[Tensor, Tensor]:
@@ -372,7 +372,7 @@ def check_flags(args: Args) -> None:
         kind = type(getattr(Args, name))  # the type of the default
         if isinstance(value, np.generic | np.ndarray | list | tuple):
             value = np.asarray(value).tolist()
-        if isinstance(value, list | Path):  # checkpoints can only hold built-in types
+        if isinstance(value, list | Path):  # lists become tuples; checkpoints cannot hold a Path
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
@@ -416,7 +416,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
+        """Call the environment; turn an error that cannot be pickled into a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -563,7 +563,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
+        reason = "file or checkpoint.pt not found" if missing else "not a readable checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -625,7 +625,7 @@ class Run(AbstractContextManager):
                 raise NotFinite(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and steps are (N,)."""
+        """Add steps and rewards; with N environments, reward, done and steps are (N,)."""
         self.reset_seed = None  # only the first reset is seeded
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
@@ -672,7 +672,7 @@ class Run(AbstractContextManager):
             self.save()
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
+        """Write a checkpoint, first to a temporary file, so that a kill damages no existing one."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise NotFinite(f"step {self.step}: NaN or inf in weights")
@@ -755,7 +755,7 @@ def main() -> None:
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # background jobs may ignore SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

@@ -1,9 +1,10 @@
 """One-step actor-critic: one environment, one update of each network after every step.
 
-This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5):
+This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 13.5). theta and w
+are the weights of pi and V, alpha_theta and alpha_w are learning rates, and I is gamma^t at step t:
 
     Loop for each episode:
-        S <- env.reset(), I <- 1                                         I: stays 1 by default
+        S <- env.reset(), I <- 1
         While S is not terminal:
             A ~ pi(.|S, theta); S', R <- env.step(A)
             delta <- R + gamma V(S', w) - V(S, w)                        V = 0 in a terminal state
@@ -13,20 +14,20 @@ This is the episodic "one-step actor-critic" of Sutton and Barto (2018, section 
 
 --critic v is this algorithm, with the differences below. If V is exact, delta is an unbiased
 estimate of the advantage of taking A in S.
---critic q is the Q actor-critic (QAC; Silver 2015, lecture 7; Yoon 2019). A' is sampled
-before the update and, unless the episode ends, executed after it, when pi has changed slightly. The
-critic learns by SARSA:
+--critic q is the Q actor-critic (QAC; Silver 2015, lecture 7; Yoon 2019). The next action A' is
+sampled before the update. Unless the episode ends, it is executed after the update, although pi
+has then changed slightly. The critic learns by SARSA:
     delta <- R + gamma Q(S', A', w) - Q(S, A, w)                         Q = 0 in a terminal state
     w     <- w + alpha_w delta grad Q(S, A, w)
     theta <- theta + alpha_theta I Q(S, A, w) grad log pi(A|S, theta)
 
 delta and Q(S, A, w) are computed once, before both updates. As in the book, no gradient flows
-through the target, R + gamma V(S', w). The update of w is thus semi-gradient. Differences:
+through the target, R + gamma V(S', w). The update of w is thus a semi-gradient step. Differences:
 - At a time limit the episode ends, but S' is not terminal, so the target still bootstraps from it.
 - The optimizer is Adam. --optimizer sgd uses the book's updates; try it with --actor-lr 1e-4.
 - I stays 1, as is common. --discount-policy-gradient restores I <- gamma I. With sgd, an exact
-  critic and small steps, the updates of an episode then ascend, in expectation, the discounted
-  value of the start state, but late steps have little weight.
+  critic and low learning rates, the expected update over an episode then ascends the discounted
+  value of the start state. Late time steps, however, have little weight.
 
     python ac_td0.py --target-return 475    solves CartPole-v1 in 1 to 3 minutes and prints
                                             `evaluation: return 500.00 +- 0.00 over 10 episodes`
@@ -263,7 +264,7 @@ def check_flags(args: Args) -> None:
         kind = type(getattr(Args, name))  # the type of the default
         if isinstance(value, np.generic | np.ndarray | list | tuple):
             value = np.asarray(value).tolist()
-        if isinstance(value, list | Path):  # checkpoints can only hold built-in types
+        if isinstance(value, list | Path):  # lists become tuples; checkpoints cannot hold a Path
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
@@ -307,7 +308,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
+        """Call the environment; turn an error that cannot be pickled into a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -411,7 +412,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
+        reason = "file or checkpoint.pt not found" if missing else "not a readable checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -473,7 +474,7 @@ class Run(AbstractContextManager):
                 raise NotFinite(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and steps are (N,)."""
+        """Add steps and rewards; with N environments, reward, done and steps are (N,)."""
         self.reset_seed = None  # only the first reset is seeded
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
@@ -520,7 +521,7 @@ class Run(AbstractContextManager):
             self.save()
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
+        """Write a checkpoint, first to a temporary file, so that a kill damages no existing one."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise NotFinite(f"step {self.step}: NaN or inf in weights")
@@ -603,7 +604,7 @@ def main() -> None:
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # background jobs may ignore SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

@@ -11,7 +11,7 @@ update on B transitions sampled from it.
 
 Q' and pi' are the target networks, which follow Q and pi slowly, so that y changes slowly. The
 gradient of L_actor is -mean[grad_a Q(s, a) grad_theta pi(s)] at a = pi(s), so each step moves pi(s)
-uphill on Q. Minimising mean[|pi(s) - a+|^2] / 2, with a+ = pi(s) + grad_a Q(s, a) held constant,
+uphill on Q. Minimising mean[|pi(s) - z|^2] / 2, with z = pi(s) + grad_a Q(s, a) held constant,
 gives the same gradient. y uses pi'(s'), not the next action in the buffer, so that Q approximates
 the current policy's values, and transitions of earlier policies can be used.
 
@@ -27,8 +27,8 @@ Two related algorithms are selected by flags:
 - TD3 (Fujimoto et al. 2018): --twin-critics --policy-frequency 2 --policy-noise 0.2. It learns from
   the smaller of two target values, because the actor seeks out overestimated actions. It updates
   the actor and the targets every second step, and smooths Q' with noise on pi'(s').
-- SVG(0) (Heess et al. 2015): --noise learned. Each pi(s) above becomes a sample, clip(pi(s) + sigma
-  epsilon, -1, 1) with epsilon ~ N(0, I). The gradient of L_actor flows through it (pathwise).
+- SVG(0) (Heess et al. 2015): --noise learned. Each pi(s) above becomes pi(s) + sigma epsilon,
+  clipped to [-1, 1], with learned sigma and epsilon ~ N(0, I). L_actor's gradient flows through it.
 
     python ddpg.py           learns Pendulum-v1 in about a minute; the last line looks like
                              `evaluation: return -132.00 +- 82.00 over 10 episodes`
@@ -297,7 +297,7 @@ def overestimation(agent: Agent, episode: Batch, gamma: float) -> float:
 
 @torch.no_grad()
 def diagnostics(agent: Agent, target: Agent, batch: Batch, episode, args: Args) -> dict:
-    """Statistics of the batch (after the update, no target noise), gradients and last episode."""
+    """Statistics of the batch (after the update, no noise), the gradients and the last episode."""
     next_q = target.q(batch.next_obs, target.pi(batch.next_obs)).amin(0)
     y = td_target(batch.rewards, next_q, batch.terminated, args.gamma)
     q = agent.q(batch.obs, batch.actions)
@@ -394,7 +394,7 @@ def check_flags(args: Args) -> None:
         kind = type(getattr(Args, name))  # the type of the default
         if isinstance(value, np.generic | np.ndarray | list | tuple):
             value = np.asarray(value).tolist()
-        if isinstance(value, list | Path):  # checkpoints can only hold built-in types
+        if isinstance(value, list | Path):  # lists become tuples; checkpoints cannot hold a Path
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
@@ -438,7 +438,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
+        """Call the environment; turn an error that cannot be pickled into a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -543,7 +543,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
+        reason = "file or checkpoint.pt not found" if missing else "not a readable checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -605,7 +605,7 @@ class Run(AbstractContextManager):
                 raise NotFinite(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and steps are (N,)."""
+        """Add steps and rewards; with N environments, reward, done and steps are (N,)."""
         self.reset_seed = None  # only the first reset is seeded
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
@@ -652,7 +652,7 @@ class Run(AbstractContextManager):
             self.save()
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
+        """Write a checkpoint, first to a temporary file, so that a kill damages no existing one."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise NotFinite(f"step {self.step}: NaN or inf in weights")
@@ -735,7 +735,7 @@ def main() -> None:
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # background jobs may ignore SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

@@ -15,9 +15,9 @@ if the return that followed it exceeds a baseline b(s), and less likely otherwis
 The gradient of L_actor estimates -grad J, but without the factor gamma^t. The value of L_actor does
 not measure performance. A baseline that does not depend on the action does not bias the estimate
 and can reduce its variance. b is therefore computed before V is trained on the batch, because the
-trained V depends on the batch's actions. The code calls V `critic`, but it is a baseline, except at
-a time limit, where the return is bootstrapped from V, which estimates the missing rest
-(--no-bootstrap turns this off). With the other baselines, the return ends at the time limit.
+trained V depends on the batch's actions. The code calls V `critic`, but V is only a baseline. The
+exception is a time limit, where V estimates the missing tail of the return (--no-bootstrap turns
+this off). With the other baselines, the return ends at the time limit.
 
 --baseline none --elite-share P selects the cross-entropy method: the policy imitates the actions of
 the best episodes. In L_actor, G[t] - b(s[t]) becomes 1 in the top fraction P of the N episodes,
@@ -342,7 +342,7 @@ def check_flags(args: Args) -> None:
         kind = type(getattr(Args, name))  # the type of the default
         if isinstance(value, np.generic | np.ndarray | list | tuple):
             value = np.asarray(value).tolist()
-        if isinstance(value, list | Path):  # checkpoints can only hold built-in types
+        if isinstance(value, list | Path):  # lists become tuples; checkpoints cannot hold a Path
             value = tuple(value) if isinstance(value, list) else str(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # such as 1e5
@@ -386,7 +386,7 @@ class PlainEnv(gym.Wrapper):
         return obs, np.asarray(reward, np.float64).item(), bool(terminated), bool(truncated), {}
 
     def call(self, method, *args, **kwargs):
-        """Call the environment; convert an error that a worker cannot pickle to a RuntimeError."""
+        """Call the environment; turn an error that cannot be pickled into a RuntimeError."""
         try:
             obs, *rest = method(*args, **kwargs)
         except Exception as error:
@@ -517,7 +517,7 @@ def load(path: str, args: Args | None = None) -> dict:
         found = {"script": state["script"], **state["args"]}
     except Exception as error:  # an invalid file can raise almost anything here
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file, or folder without checkpoint.pt" if missing else "not a checkpoint"
+        reason = "file or checkpoint.pt not found" if missing else "not a readable checkpoint"
         raise InputError(f"--resume {path}: {reason}") from error
     wanted = {"script": SCRIPT} | (asdict(args) if args else {})
     for name in FIXED:
@@ -579,7 +579,7 @@ class Run(AbstractContextManager):
                 raise NotFinite(f"step {self.step}: NaN or inf in {name}")
 
     def add_step(self, obs, reward, done, steps=1) -> None:
-        """Count a step; with N environments, reward, done and steps are (N,)."""
+        """Add steps and rewards; with N environments, reward, done and steps are (N,)."""
         self.reset_seed = None  # only the first reset is seeded
         self.step += steps if isinstance(steps, int) else int(steps.sum())
         self.check(observation=obs, reward=reward)
@@ -626,7 +626,7 @@ class Run(AbstractContextManager):
             self.save()
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically, so that a killed run never leaves a partial file."""
+        """Write a checkpoint, first to a temporary file, so that a kill damages no existing one."""
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if not all(weight.isfinite().all() for weight in parts["agent"].values()):
             raise NotFinite(f"step {self.step}: NaN or inf in weights")
@@ -709,7 +709,7 @@ def main() -> None:
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(number) != signal.SIG_IGN:  # a script's background jobs ignore SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:  # background jobs may ignore SIGINT
             signal.signal(number, stop)
     hook = threading.excepthook  # TensorBoard re-raises its thread's OSErrors in the main thread
     threading.excepthook = lambda failed: isinstance(failed.exc_value, OSError) or hook(failed)

@@ -183,21 +183,21 @@ def program(row: dict[str, str]) -> str:
 
 
 def races() -> list[list[str]]:
-    """Time to reach the target, and the ratio of its median to ours in the same file."""
+    """Time to reach the target, and the ratio of its median to ours on the same seeds."""
     names = ["environment", "target return", "program", "seeds", "seconds: median, slowest"]
     lines = [[*names, "steps: median", "ratio to the time of our A2C", "return at the end"]]
     for env, target, file in RACES:
-        rows, ours = read(RESULTS / f"{file}.csv"), 0.0
+        rows, ours = read(RESULTS / f"{file}.csv"), {}
         for name in dict.fromkeys(map(program, rows)):
             own = [row for row in rows if program(row) == name]
             solved = column(own, "solved") == 1
             times = np.where(solved, column(own, "seconds"), np.inf)
             steps = np.median(np.where(solved, column(own, "steps"), np.inf))
-            ours = ours or np.median(times)
+            ours = ours or dict(zip((row["seed"] for row in own), times))  # the first program
             cells = [f"{x:.1f}" if x < np.inf else "never" for x in (np.median(times), times.max())]
             ends = column(own, "eval_mean")
             line = [env, str(target), name, str(len(own)), ", ".join(cells)]
-            ratio = np.median(times) / ours
+            ratio = np.median(times) / np.median([ours[row["seed"]] for row in own])
             line += [count(steps) if steps < np.inf else "never"]
             line += [f"{ratio:.1f}" if ratio < np.inf else "never"]
             lines.append([*line, f"{ends.min():.0f} to {ends.max():.0f}"])

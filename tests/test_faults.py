@@ -356,9 +356,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(
         torch.load(checkpoint, weights_only=False)
     assert proof.exists()  # so the code would run
     proof.unlink()
-    words = [f"--resume {checkpoint}: not a checkpoint"]
+    words = [f"--resume {checkpoint}: not a readable checkpoint"]
     assert_refused(cli(case.file, "--resume", checkpoint), tmp_path, words)
-    with pytest.raises(case.module.InputError, match="not a checkpoint"):
+    with pytest.raises(case.module.InputError, match="not a readable checkpoint"):
         case.module.load(checkpoint)
     assert not proof.exists()
     assert len(recwarn) == 0
@@ -366,7 +366,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(
 
 def test_a_plain_pickle_is_refused_without_a_warning(case, cli, checkpoint, tmp_path, recwarn):
     checkpoint.write_bytes(pickle.dumps({"script": case.name}))
-    words = [f"--resume {checkpoint}: not a checkpoint"]
+    words = [f"--resume {checkpoint}: not a readable checkpoint"]
     assert_refused(cli(case.file, "--resume", checkpoint), tmp_path, words)
     assert len(recwarn) == 0
 
@@ -376,7 +376,7 @@ def test_a_checkpoint_that_was_cut_off_is_refused(case, cli, checkpoint, tmp_pat
     sizes = [0, 1, len(content) - 1, *(rng.randrange(len(content)) for _ in range(7))]
     for size in sizes:
         checkpoint.write_bytes(content[:size])
-        words = [f"--resume {checkpoint}: not a checkpoint"]
+        words = [f"--resume {checkpoint}: not a readable checkpoint"]
         assert_refused(cli(case.file, "--resume", checkpoint), tmp_path, words)
     assert len(recwarn) == 0
 
@@ -406,7 +406,7 @@ def test_a_checkpoint_with_flipped_bits_is_refused_or_unharmed(
         try:
             assert same(case.module.load(checkpoint), original)
         except case.module.InputError:
-            words = [f"--resume {checkpoint}: not a checkpoint"]
+            words = [f"--resume {checkpoint}: not a readable checkpoint"]
             assert_refused(cli(case.file, "--resume", checkpoint), tmp_path, words)
             refused += 1
     assert refused > 0

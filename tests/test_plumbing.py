@@ -227,4 +227,4 @@ def test_an_ignored_interrupt_stays_ignored(case, monkeypatch):
 def test_flags_cannot_be_abbreviated(case, cli, tmp_path):
     outcome = cli(case.file, "--resum", "nowhere.pt")
     assert_refused(outcome, tmp_path, ["--resum"])
-    assert "no such file" not in outcome.err
+    assert "not found" not in outcome.err
