@@ -131,6 +131,10 @@ def test_the_protocol():
     assert (
         f"The median run of A2C on LunarLander, for example, took {median:.0f} s." in EVIDENCE_WORDS
     )
+    shown = [e for e in table.experiments() if (e["script"], e["variant"]) in table.METHODS]
+    speeds = [table.column(e["rows"], "steps_per_second") for e in shown]
+    slowest = max(speed.max() / speed.min() for speed in speeds)
+    assert f"Other programs slowed some runs by a factor of up to {slowest:.0f}." in WORDS
     ant = table.rows_of("a2c_continuous", "Ant-v5")
     train, greedy = (
         table.interquartile_mean(table.column(ant, name)) for name in ("train_return", "eval_mean")
