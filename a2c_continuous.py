@@ -15,7 +15,7 @@ independent of the state and clamped to [-5, 2]. The action bounds map to -1 and
     L_actor  = -mean[A[t] log pi(a[t]|s[t])] - beta mean[H(pi(.|s[t]))]    (Mnih et al. 2016)
 
 beta and kappa are coefficients, w is the vector of V's weights, and w_old is w before the update.
-Additions for continuous actions, and for observations and rewards with a std above about 1e-3:
+Additions for continuous actions (the scalings need standard deviations above about 1e-3):
 - A sample outside the bounds is clipped for the environment only; log pi is that of the raw sample.
 - Observations are normalised to mean 0 and standard deviation 1, and clipped to [-10, 10].
 - R[t] = r[t+1] + gamma R[t-1] is the discounted sum of the episode's rewards so far. Rewards are
@@ -90,7 +90,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # value-loss weight; only matters with clipping, kappa, shared body
+    vf_coef: NonNegative = 0.5  # loss weight; only matters with grad clipping, kappa or shared body
     ent_coef: NonNegative = 0.0  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -496,7 +496,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = f"; cannot flatten {env.observation_space}"
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
-            hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
+            hint = "; needs rgb_array rendering, moviepy, and for MuJoCo a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
@@ -786,7 +786,7 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s in case the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:

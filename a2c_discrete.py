@@ -89,7 +89,7 @@ class Args:
     clip_coef: Fraction = 0.2  # c, PPO's clipping range for the probability ratio
     critic_loss: Literal["mse", "huber"] = "mse"  # huber: e^2 / 2 for errors |e| <= 1, else linear
     proximal_coef: NonNegative = 0.0  # kappa, penalises changes in the critic; no effect if K = 1
-    vf_coef: NonNegative = 0.5  # value-loss weight; only matters with clipping, kappa, shared body
+    vf_coef: NonNegative = 0.5  # loss weight; only matters with grad clipping, kappa or shared body
     ent_coef: NonNegative = 0.01  # beta, weight of the entropy; discourages premature convergence
     norm_adv: bool = True  # normalise advantages; ent_coef is then independent of the reward scale
     max_grad_norm: NonNegative = 0.5  # clip each network's gradient to this norm; inf: no clipping
@@ -458,7 +458,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = f"; cannot flatten {env.observation_space}"
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
-            hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
+            hint = "; needs rgb_array rendering, moviepy, and for MuJoCo a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
@@ -751,7 +751,7 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s in case the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:

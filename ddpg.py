@@ -466,7 +466,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         hint = f"; cannot flatten {env.observation_space}"
         flat = gym.wrappers.FlattenObservation(PlainEnv(env))  # copies, so env may reuse its array
         if film:  # fail now, not after training
-            hint = "; this needs rgb_array rendering, moviepy, and a display or MUJOCO_GL=egl"
+            hint = "; needs rgb_array rendering, moviepy, and for MuJoCo a display or MUJOCO_GL=egl"
             importlib.import_module("moviepy")
             flat.reset(seed=0)
             flat.render().shape  # noqa: B018
@@ -731,7 +731,7 @@ def main() -> None:
     def stop(number, frame):
         nonlocal ignore_until
         if time.monotonic() >= ignore_until:  # a second signal must not interrupt the save
-            ignore_until = time.monotonic() + 10  # accept one after 10 s, if the first was lost
+            ignore_until = time.monotonic() + 10  # accept one after 10 s in case the first was lost
             sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM:
