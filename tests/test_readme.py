@@ -400,13 +400,18 @@ def test_tried_with_ppo_advantages_computed_once():
         assert text.format(*numbers) in EVIDENCE_WORDS
 
 
-def test_tried_with_ppo_rollouts():
-    rows = with_flags(rows_of("a2c_continuous-ppo-tried"), "--log-std-init -0.5")
-    rows = with_flags(rows, "--actor-lr 3e-4", "--optimizer adam")
+def returns_of_ppo(num_steps):
+    """{(environment, num_envs, seed): return} with the learning rate and sigma of the "ppo" set."""
+    words = "--log-std-init -0.5", "--actor-lr 3e-4", "--optimizer adam", f"--num-steps {num_steps}"
     found = {}
-    for row in rows:
+    for row in with_flags(rows_of("a2c_continuous-ppo-tried"), *words):
         env, num_envs = (re.search(p, row["flags"])[1] for p in (r"(\w+)-v5", r"--num-envs (\d)"))
         found[env, num_envs, row["seed"]] = float(row["eval_mean"])
+    return found
+
+
+def test_tried_with_ppo_rollouts():
+    found = returns_of_ppo(64)
     numbers = [found["HalfCheetah", "8", seed] for seed in "01"]
     assert "it is {:.0f} and {:.0f} with seeds 0 and 1".format(*numbers) in EVIDENCE_WORDS
     reporting = table.rows_of("a2c_continuous", "HalfCheetah-v5", "ppo")
@@ -416,6 +421,20 @@ def test_tried_with_ppo_rollouts():
     ]
     words = "changed the return on HalfCheetah from {:.0f} to {:.0f} for seed 0, but also changed "
     words += "the return on Walker2d from {:.0f} to {:.0f} for seed 1"
+    assert words.format(*numbers) in EVIDENCE_WORDS
+
+
+def test_tried_with_longer_rollouts_of_ppo():
+    short, long = returns_of_ppo(64), returns_of_ppo(256)
+    words = 'They give {:.0f} and {:.0f} on HalfCheetah ({:.0f} and {:.0f} with the "ppo" set), '
+    words += "{:.0f} and {:.0f} on Walker2d ({:.0f} and {:.0f}), and {:.0f} and {:.0f} on Hopper "
+    words += "({:.0f} and {:.0f})."
+    numbers = [
+        returns[env, "8", seed]
+        for env in ("HalfCheetah", "Walker2d", "Hopper")
+        for returns in (long, short)
+        for seed in "01"
+    ]
     assert words.format(*numbers) in EVIDENCE_WORDS
 
 
