@@ -304,7 +304,7 @@ def make_optimizer(agent: Agent, args: Args) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters())} for network in networks]
     if args.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.RMSprop(groups, foreach=True)  # first step: lr / sqrt(1 - alpha) = 10 lr
+    return torch.optim.RMSprop(groups, foreach=True)  # first step: 10 lr, because alpha is 0.99
 
 
 def normalise_rewards(agent: Agent, rollout: Rollout) -> None:
